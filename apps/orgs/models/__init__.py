@@ -1,0 +1,45 @@
+"""Who exists: people, organizations, teams, projects and the OAuth tables."""
+
+from apps.orgs.models.oauth import (
+    OAuthAccessToken,
+    OAuthApplication,
+    OAuthDeviceGrant,
+    OAuthGrant,
+    OAuthIDToken,
+    OAuthRefreshToken,
+)
+from apps.orgs.models.people import Identity, SetupLink, User
+from apps.orgs.models.tenants import (
+    IdentityProvider,
+    Membership,
+    Organization,
+    OrgRole,
+    Project,
+    ProjectGrant,
+    ProjectRole,
+    Revision,
+    Team,
+    TeamMembership,
+)
+
+__all__ = [
+    "Identity",
+    "IdentityProvider",
+    "Membership",
+    "OAuthAccessToken",
+    "OAuthApplication",
+    "OAuthDeviceGrant",
+    "OAuthGrant",
+    "OAuthIDToken",
+    "OAuthRefreshToken",
+    "OrgRole",
+    "Organization",
+    "Project",
+    "ProjectGrant",
+    "ProjectRole",
+    "Revision",
+    "SetupLink",
+    "Team",
+    "TeamMembership",
+    "User",
+]

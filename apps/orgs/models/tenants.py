@@ -1,0 +1,159 @@
+"""Organizations and what they are made of: teams, projects, memberships, grants."""
+
+from __future__ import annotations
+
+from django.db import models
+
+from apps.common.tenancy import Row, SlugField, TenantRow
+from apps.orgs.models.people import User
+
+
+class Organization(Row):
+    """The top-level tenant. Closed (never deleted) when it ends: its audit trail outlives it."""
+
+    slug = SlugField(unique=True)
+    name = models.CharField(max_length=200)
+    time_zone = models.CharField(max_length=64, default="UTC")
+    closed_at = models.DateTimeField(null=True, blank=True, editable=False)
+
+    class Meta:
+        verbose_name = "organization"
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Team(TenantRow):
+    """A group of people and agents that shares one policy and its project grants."""
+
+    slug = SlugField()
+    name = models.CharField(max_length=200)
+    description = models.TextField(blank=True)
+    deleted_at = models.DateTimeField(null=True, blank=True, editable=False)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["org", "slug"], name="team_slug_in_org")]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Project(TenantRow):
+    """A bundle of connections and credentials that teams are granted access to."""
+
+    slug = SlugField()
+    name = models.CharField(max_length=200)
+    description = models.TextField(blank=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["org", "slug"], name="project_slug_in_org")]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class OrgRole(models.TextChoices):
+    """What a person may do in an organization as such."""
+
+    ADMIN = "admin", "Admin"
+    AUDITOR = "auditor", "Auditor"
+    MEMBER = "member", "Member"
+
+
+class ProjectRole(models.TextChoices):
+    """What a team may do in a project."""
+
+    ADMIN = "admin", "Admin"
+    MEMBER = "member", "Member"
+
+
+class Membership(TenantRow):
+    """A person in an organization, with an organization role."""
+
+    user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="memberships")
+    role = models.CharField(max_length=16, choices=OrgRole, default=OrgRole.MEMBER)
+    teams = models.ManyToManyField(Team, through="TeamMembership", related_name="memberships")
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["org", "user"], name="membership_user_in_org"),
+            models.CheckConstraint(
+                condition=models.Q(role__in=["admin", "auditor", "member"]), name="membership_role"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.user} ({self.get_role_display()})"
+
+
+class TeamMembership(TenantRow):
+    """A member of an organization in one of its teams."""
+
+    membership = models.ForeignKey(
+        Membership, on_delete=models.CASCADE, related_name="team_memberships"
+    )
+    team = models.ForeignKey(Team, on_delete=models.CASCADE, related_name="team_memberships")
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["membership", "team"], name="team_membership_once")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.membership} in {self.team}"
+
+
+class ProjectGrant(TenantRow):
+    """Gives a team a role on a project."""
+
+    team = models.ForeignKey(Team, on_delete=models.CASCADE, related_name="grants")
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="grants")
+    role = models.CharField(max_length=16, choices=ProjectRole, default=ProjectRole.MEMBER)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["team", "project"], name="grant_team_project"),
+            models.CheckConstraint(
+                condition=models.Q(role__in=["admin", "member"]), name="grant_role"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.team}: {self.get_role_display().lower()} of {self.project}"
+
+
+class IdentityProvider(TenantRow):
+    """An organization's OpenID provider. `working_at` is set by a sign-in that succeeded."""
+
+    name = models.CharField(max_length=200)
+    issuer = models.CharField(max_length=500)
+    client_id = models.CharField("client ID", max_length=255)
+    secret_key_id = models.CharField(max_length=16, editable=False, default="")
+    secret_iv = models.BinaryField(editable=False, default=b"")
+    secret_ciphertext = models.BinaryField(editable=False, default=b"")
+    is_development = models.BooleanField(default=False, editable=False)
+    working_at = models.DateTimeField(null=True, blank=True, editable=False)
+
+    class Meta:
+        verbose_name = "identity provider"
+        constraints = [models.UniqueConstraint(fields=["org", "issuer"], name="idp_issuer_in_org")]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Revision(models.Model):
+    """One row: the number that every change of who-may-do-what increments in its transaction.
+
+    Processes read it at least every 250 ms and drop their cached principals when it moved; a process
+    that cannot read it for longer than its lease denies.
+    """
+
+    id = models.PositiveSmallIntegerField(primary_key=True, default=1)
+    seq = models.BigIntegerField(default=0)
+
+    class Meta:
+        constraints = [models.CheckConstraint(condition=models.Q(id=1), name="revision_one_row")]
+
+    def __str__(self) -> str:
+        return str(self.seq)

@@ -1,0 +1,161 @@
+"""Policies: one document a layer, shown as forms. Rules are ordered; the first match wins."""
+
+from __future__ import annotations
+
+from django.db import models
+
+from apps.common.tenancy import TenantRow
+
+
+class PolicyKind(models.TextChoices):
+    """Which layer of the chain a document is."""
+
+    CEILING = "ceiling", "Organization ceiling"
+    TEAM = "team", "Team policy"
+    AGENT = "agent", "Agent policy"
+
+
+class Policy(TenantRow):
+    """One policy document. `version` grows with every change.
+
+    `has_domains` and `has_tools` say whether the section is present: in ceiling and agent policies an
+    absent section adds nothing and a present, empty one denies.
+    """
+
+    name = models.CharField(max_length=200)
+    kind = models.CharField(max_length=16, choices=PolicyKind, default=PolicyKind.TEAM)
+    team = models.OneToOneField(
+        "orgs.Team", on_delete=models.PROTECT, related_name="policy", null=True, blank=True
+    )
+    agent = models.OneToOneField(
+        "agents.Agent", on_delete=models.PROTECT, related_name="policy", null=True, blank=True
+    )
+    description = models.TextField(blank=True)
+    version = models.PositiveIntegerField(default=1, editable=False)
+    has_domains = models.BooleanField("governs domains", default=True)
+    has_tools = models.BooleanField("governs tools", default=True)
+
+    class Meta:
+        verbose_name_plural = "policies"
+        constraints = [
+            models.UniqueConstraint(
+                fields=["org"], condition=models.Q(kind="ceiling"), name="policy_one_ceiling"
+            ),
+            models.CheckConstraint(
+                name="policy_subject_fits_kind",
+                condition=(
+                    models.Q(kind="ceiling", team=None, agent=None)
+                    | models.Q(kind="team", team__isnull=False, agent=None)
+                    | models.Q(kind="agent", team=None, agent__isnull=False)
+                ),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class DomainRule(TenantRow):
+    """A host pattern and what happens to requests to it."""
+
+    policy = models.ForeignKey(Policy, on_delete=models.CASCADE, related_name="domain_rules")
+    position = models.PositiveIntegerField(default=0)
+    pattern = models.CharField(max_length=255)
+    action = models.CharField(
+        max_length=8,
+        choices=[("allow", "Allow"), ("direct", "Direct"), ("ask", "Ask"), ("deny", "Deny")],
+        default="allow",
+    )
+    agent_credentials = models.CharField(
+        max_length=8,
+        choices=[("default", "Default"), ("keep", "Keep"), ("strip", "Strip")],
+        default="default",
+    )
+
+    class Meta:
+        ordering = ["position", "id"]
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(action__in=["allow", "direct", "ask", "deny"]),
+                name="domain_rule_action",
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.pattern} → {self.action}"
+
+
+class HttpRule(TenantRow):
+    """A method and path inside a domain rule. When a domain rule has any, no match = deny."""
+
+    domain_rule = models.ForeignKey(DomainRule, on_delete=models.CASCADE, related_name="http_rules")
+    position = models.PositiveIntegerField(default=0)
+    method = models.CharField(max_length=16, default="*")
+    path = models.CharField(max_length=500, blank=True, help_text="Empty = any path.")
+    action = models.CharField(
+        max_length=8,
+        choices=[("allow", "Allow"), ("ask", "Ask"), ("deny", "Deny")],
+        default="allow",
+    )
+
+    class Meta:
+        verbose_name = "HTTP rule"
+        ordering = ["position", "id"]
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(action__in=["allow", "ask", "deny"]), name="http_rule_action"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path or 'any path'} → {self.action}"
+
+
+class ToolRule(TenantRow):
+    """Which tools are visible and callable: a glob on the tool's name."""
+
+    policy = models.ForeignKey(Policy, on_delete=models.CASCADE, related_name="tool_rules")
+    position = models.PositiveIntegerField(default=0)
+    pattern = models.CharField(max_length=64)
+    action = models.CharField(
+        max_length=8, choices=[("allow", "Allow"), ("deny", "Deny")], default="allow"
+    )
+
+    class Meta:
+        ordering = ["position", "id"]
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(action__in=["allow", "deny"]), name="tool_rule_action"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.pattern} → {self.action}"
+
+
+class CredentialBinding(TenantRow):
+    """Where the team policy injects a credential. Never wider than the credential allows."""
+
+    policy = models.ForeignKey(Policy, on_delete=models.CASCADE, related_name="bindings")
+    position = models.PositiveIntegerField(default=0)
+    credential = models.ForeignKey(
+        "connections.Credential", on_delete=models.PROTECT, related_name="bindings"
+    )
+    pattern = models.CharField("host pattern", max_length=255)
+    method = models.CharField(max_length=16, default="*")
+    path = models.CharField(max_length=500, blank=True, help_text="Empty = any path.")
+    injection = models.CharField(
+        max_length=16,
+        choices=[("bearer", "Bearer token"), ("header", "Header"), ("basic", "Basic")],
+        default="bearer",
+    )
+    header = models.CharField(max_length=100, blank=True)
+    template = models.CharField(
+        max_length=200, blank=True, help_text="For a header: text with {value}."
+    )
+
+    class Meta:
+        ordering = ["position", "id"]
+
+    def __str__(self) -> str:
+        return f"{self.credential} on {self.pattern}"

@@ -1,0 +1,8 @@
+from django.apps import AppConfig
+
+
+class SandboxesConfig(AppConfig):
+    name = "apps.sandboxes"
+    label = "sandboxes"
+    verbose_name = "Sandboxes"
+    default_auto_field = "django.db.models.BigAutoField"
