@@ -1,0 +1,57 @@
+# `make demo` and `make test` set everything up by themselves; see README.md.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PY := .venv/bin/python
+RUN := .venv/bin
+ARGS ?=
+NAME ?=
+# Tests run in two processes: more would only wait for each other on the machines this is built on.
+WORKERS ?= 2
+PYTEST_ARGS ?=
+
+.PHONY: help demo up test lint format bench lock embedded dev
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 20
+
+embedded:
+	@deploy/setup.sh venv embedded
+	@deploy/setup.sh packages demo
+
+dev:
+	@deploy/setup.sh venv dev
+	@deploy/setup.sh packages test
+
+demo: embedded ## play one governed agent session and leave the UI up (ARGS=--once ends after it)
+	@$(PY) manage.py demo $(ARGS)
+
+up: embedded ## start the platform, empty, on this machine
+	@$(PY) manage.py up $(ARGS)
+
+test: dev ## run all tests: on SQLite, and what touches the database on PostgreSQL and Redis
+	@$(PY) -m tests.run --workers $(WORKERS) -- $(PYTEST_ARGS)
+
+lint: dev ## every static check
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+	$(RUN)/mypy
+	$(RUN)/lint-imports --no-logo
+	$(RUN)/djlint --check --lint --quiet templates
+	$(RUN)/codespell apps lensagents tests docs templates benchmarks *.md
+	DJANGO_SETTINGS_MODULE=lensagents.settings.test $(PY) manage.py makemigrations --check --dry-run
+	$(PY) -m tests.docs_check
+
+format: dev ## let the formatters write
+	$(RUN)/ruff check --fix .
+	$(RUN)/ruff format .
+	$(RUN)/djlint --reformat --quiet templates
+
+bench: dev ## run one benchmark: make bench NAME=chain
+	@test -n "$(NAME)" || { echo "usage: make bench NAME=<name>; there are: $$(cd benchmarks && ls [a-z]*.py | sed 's/\.py//' | xargs)"; exit 2; }
+	@$(PY) -m benchmarks.$(NAME) $(ARGS)
+
+lock: dev ## lock every requirements file again, with hashes
+	@for f in bootstrap sandbox base embedded server dev; do \
+	  $(RUN)/uv pip compile -q --python-version 3.11 --generate-hashes --no-emit-index-url \
+	    --custom-compile-command "make lock" requirements/$$f.in -o requirements/$$f.txt || exit 1; \
+	done
