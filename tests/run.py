@@ -1,7 +1,7 @@
 """`make test`: everything on SQLite, then what touches the database on PostgreSQL and Redis.
 
-Both passes run even when the first fails, so that one run tells everything. The servers of the second
-pass are private instances on free ports, started and stopped by `tests.services`.
+Both passes run even when the first fails, so that one run tells everything. The servers of the
+second pass are private instances on free ports, started and stopped by `tests.services`.
 """
 
 from __future__ import annotations
