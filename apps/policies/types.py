@@ -155,21 +155,30 @@ class Bundle:
 
 @dataclass(frozen=True, slots=True)
 class ConnectRequest:
-    """A tunnel is asked for (CONNECT, before any method or path is known)."""
+    """A tunnel is asked for (CONNECT, before any method or path is known).
+
+    `addresses`: what the host resolved to, when the caller knows. They are vetted as a literal
+    address would be, and deny rules with a CIDR apply to them; other rules never look at them.
+    """
 
     host: str
     port: int
+    addresses: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
-    """One HTTP request. `target` is the origin-form request target exactly as received."""
+    """One HTTP request. `target` is the origin-form request target exactly as received.
+
+    `addresses` as in `ConnectRequest`.
+    """
 
     scheme: str
     host: str
     port: int
     method: str
     target: str
+    addresses: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
