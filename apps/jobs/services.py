@@ -6,6 +6,7 @@ or to this process afterwards.
 
 from __future__ import annotations
 
+import uuid
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +15,9 @@ from django.db import IntegrityError, transaction
 from apps.common import clock
 from apps.jobs.bell import bell
 from apps.jobs.models import Job, JobState
-from apps.jobs.registry import kind_of
 
 if TYPE_CHECKING:
     import datetime as dt
-    import uuid
     from typing import Protocol
 
     class OrgLike(Protocol):
@@ -47,11 +46,8 @@ def enqueue(
     caller changed it.
     """
     due = run_after or clock.now()
-    org_id = getattr(org, "id", org)
-    known = kind_of(kind)
+    org_id = org if org is None or isinstance(org, uuid.UUID) else org.id
     row = Job(kind=kind, payload=payload, org_id=org_id, run_after=due, dedupe_key=dedupe_key or "")
-    if known is not None:
-        row.max_attempts = known.max_attempts
     written = _insert_once(row)
     transaction.on_commit(partial(_ring_if_due, written.id, due), robust=True)
     return written
