@@ -1,11 +1,29 @@
 #!/usr/bin/env python
 """The command line: `python manage.py help` lists what there is."""
 
-import os
+import argparse
 import sys
 
 from django.core.management import execute_from_command_line
 
+from lensagents.settings.env import SettingError, choose_settings, preset
+
+
+def preset_from_arguments(arguments: list[str]) -> None:
+    """Options that are settings: they must stand before settings are read."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in ("data-dir", "host", "port"):
+        parser.add_argument(f"--{name}")
+    found, _ = parser.parse_known_args(arguments)
+    for name, value in vars(found).items():
+        if value is not None:
+            preset(name.upper(), value)
+
+
 if __name__ == "__main__":
-    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "lensagents.settings.embedded")  # noqa: TID251
-    execute_from_command_line(sys.argv)
+    choose_settings("lensagents.settings.embedded")
+    preset_from_arguments(sys.argv[1:])
+    try:
+        execute_from_command_line(sys.argv)
+    except SettingError as error:
+        sys.exit(f"Cannot start: {error}")

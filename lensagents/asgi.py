@@ -1,8 +1,51 @@
-"""The ASGI entry point."""
+"""The ASGI entry point: the MCP endpoint by path, everything else to Django.
 
-import os
+MCP stands in front of Django's handler because a Django view costs several times the CPU of a tool
+call. Web sockets are refused until something speaks them.
+"""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from channels.routing import ProtocolTypeRouter, URLRouter
 from django.core.asgi import get_asgi_application
+from django.urls import re_path
 
-os.environ.setdefault("DJANGO_SETTINGS_MODULE", "lensagents.settings.embedded")  # noqa: TID251
-application = get_asgi_application()
+from lensagents.health import livez, readyz
+from lensagents.settings.env import choose_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, MutableMapping
+
+    Message = MutableMapping[str, Any]
+    Receive = Callable[[], Awaitable[Message]]
+    Send = Callable[[Message], Awaitable[None]]
+
+choose_settings("lensagents.settings.embedded")
+django_application = get_asgi_application()
+
+
+async def refuse_websocket(_scope: Message, receive: Receive, send: Send) -> None:
+    """Close a web socket before it opens (the server turns this into HTTP 403)."""
+    await receive()
+    await send({"type": "websocket.close", "code": 1008})
+
+
+def route(pattern: str, application: Any) -> Any:
+    """A path that an ASGI application answers (Django's own type wants a view)."""
+    return re_path(pattern, application)
+
+
+application = ProtocolTypeRouter(
+    {
+        "http": URLRouter(
+            [
+                route(r"^livez$", livez),
+                route(r"^readyz$", readyz),
+                route(r"", django_application),
+            ]
+        ),
+        "websocket": refuse_websocket,
+    }
+)

@@ -1,14 +1,29 @@
-"""What every installation shares. Order of concern: identity, data, web, background work, audit."""
+"""What every installation shares. Order of concern: identity, data, web, background work, audit.
+
+`embedded` and `server` add what differs. Every variable read here is described in docs/settings.md,
+and a test checks that.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
-from lensagents.settings.env import Env
+from csp.constants import NONE, SELF, UNSAFE_EVAL, UNSAFE_INLINE
+
+from lensagents.admin_theme import UNFOLD  # noqa: F401  the theme reads it as a setting
+from lensagents.settings.env import DatabaseUrl, Env
 
 env = Env()
 BASE_DIR = Path(__file__).resolve().parents[2]
 DATA_DIR = env.path("DATA_DIR", BASE_DIR / "data")
+RUN_DIR = DATA_DIR / "run"
+# For the demo and tests only, read by the sandbox host: where named hosts really are, and one more
+# certificate authority that the egress proxy trusts.
+ADDRESS_MAP = env.mapping("ADDRESS_MAP")
+UPSTREAM_CA_FILE = env.text("UPSTREAM_CA_FILE", "") or None
+SPOOL_DIR = DATA_DIR / "spool"
 
 DEBUG = False
 INSTALLED_APPS = [
@@ -22,6 +37,7 @@ INSTALLED_APPS = [
     "rest_framework",
     "oauth2_provider",
     "channels",
+    "csp",
     "django_celery_beat",
     "apps.common",
     "apps.jobs",
@@ -36,11 +52,14 @@ INSTALLED_APPS = [
 ]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
+    "csp.middleware.CSPMiddleware",
+    "lensagents.middleware.AdminContentPolicyMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "apps.orgs.middleware.OrganizationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
@@ -61,20 +80,147 @@ TEMPLATES = [
     }
 ]
 
+# Identity. There are no passwords: a person is who an identity provider says.
 AUTH_USER_MODEL = "orgs.User"
-AUTHENTICATION_BACKENDS: list[str] = []
+AUTHENTICATION_BACKENDS = ["apps.orgs.backends.OrganizationBackend"]
+LOGIN_URL = "/login/"
+LOGIN_REDIRECT_URL = "/"
+LOGOUT_REDIRECT_URL = "/login/"
+# auth.W004 asks for `unique=True` on the e-mail field. It is unique by a constraint on its
+# lower-case form, which is stronger, but which the check cannot see.
+SILENCED_SYSTEM_CHECKS = ["auth.W004"]
+SESSION_HOURS = env.number("SESSION_HOURS", 12, low=1, high=24 * 7)
+# The development identity provider: `embedded` may start it, `server` never.
+DEV_IDP_ALLOWED = False
 OAUTH2_PROVIDER_APPLICATION_MODEL = "orgs.OAuthApplication"
 OAUTH2_PROVIDER_GRANT_MODEL = "orgs.OAuthGrant"
-OAUTH2_PROVIDER_ACCESS_TOKEN_MODEL = "orgs.OAuthAccessToken"
-OAUTH2_PROVIDER_REFRESH_TOKEN_MODEL = "orgs.OAuthRefreshToken"
-OAUTH2_PROVIDER_ID_TOKEN_MODEL = "orgs.OAuthIDToken"
+OAUTH2_PROVIDER_ACCESS_TOKEN_MODEL = "orgs.OAuthAccessToken"  # noqa: S105  a model's name
+OAUTH2_PROVIDER_REFRESH_TOKEN_MODEL = "orgs.OAuthRefreshToken"  # noqa: S105  same
+OAUTH2_PROVIDER_ID_TOKEN_MODEL = "orgs.OAuthIDToken"  # noqa: S105  same
 OAUTH2_PROVIDER_DEVICE_GRANT_MODEL = "orgs.OAuthDeviceGrant"
+# No OAuth endpoint is mounted yet; these are the safe answers to what `check --deploy` asks.
+OAUTH2_PROVIDER = {
+    f"COMPLIANT_BCP_RFC9700_{name}": True
+    for name in (
+        "IMPLICIT_GRANT",
+        "PASSWORD_GRANT",
+        "PKCE_METHOD",
+        "PKCE_REQUIRED",
+        "ACCESS_TOKEN_TRANSPORT",
+        "AUTHZ_RESPONSE_ISS",
+        "TOKEN_STORAGE",
+        "REFRESH_TOKEN",
+        "REDIRECT_URI_MATCHING",
+    )
+} | {"REFRESH_TOKEN_REUSE_PROTECTION": True, "ACCESS_TOKEN_EXPIRE_SECONDS": 900}
 
 USE_TZ = True
 TIME_ZONE = "UTC"
 LANGUAGE_CODE = "en-us"
 USE_I18N = False
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+DATA_UPLOAD_MAX_MEMORY_SIZE = 2_500_000
+
+# Web. Everything is served from here: no script, style, font or image of another host.
+HOST = env.text("HOST", "127.0.0.1")
+PORT = env.number("PORT", 8000, low=1, high=65535)
+PUBLIC_URL = env.origin("PUBLIC_URL", f"http://{f'[{HOST}]' if ':' in HOST else HOST}:{PORT}")
+ALLOWED_HOSTS = [urlsplit(PUBLIC_URL).hostname or "", *env.listing("ALLOWED_HOSTS", [])]
 STATIC_URL = "/static/"
 STATICFILES_DIRS = [BASE_DIR / "static"]
-STATIC_ROOT = DATA_DIR / "static"
-DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+STATIC_ROOT: Path | None = DATA_DIR / "static"
+CONTENT_SECURITY_POLICY: dict[str, Any] = {
+    "DIRECTIVES": {
+        "default-src": [NONE],
+        "script-src": [SELF],
+        "style-src": [SELF],
+        "img-src": [SELF, "data:"],
+        "font-src": [SELF],
+        "connect-src": [SELF],
+        "form-action": [SELF],
+        "frame-ancestors": [NONE],
+        "base-uri": [NONE],
+    }
+}
+# The admin theme builds its page with Alpine.js, which evaluates expressions and sets styles.
+# Scripts still come from this host only, and none may stand inline.
+ADMIN_CONTENT_SECURITY_POLICY: dict[str, Any] = {
+    "script-src": [SELF, UNSAFE_EVAL],
+    "style-src": [SELF, UNSAFE_INLINE],
+}
+# A browser sends a host's cookies to every port of it, so the names are our own; with https only
+# this very origin can set or read them (`__Host-`).
+HTTPS = PUBLIC_URL.startswith("https://")
+_COOKIE_PREFIX = "__Host-" if HTTPS else ""
+SESSION_COOKIE_NAME = f"{_COOKIE_PREFIX}lens_session"
+SESSION_COOKIE_SECURE = HTTPS
+SESSION_COOKIE_HTTPONLY = True
+SESSION_COOKIE_SAMESITE = "Lax"
+SESSION_COOKIE_AGE = SESSION_HOURS * 3600
+CSRF_COOKIE_NAME = f"{_COOKIE_PREFIX}lens_csrf"
+CSRF_COOKIE_SECURE = HTTPS
+CSRF_COOKIE_HTTPONLY = True
+CSRF_COOKIE_SAMESITE = "Lax"
+X_FRAME_OPTIONS = "DENY"
+SECURE_REFERRER_POLICY = "same-origin"
+SECURE_CONTENT_TYPE_NOSNIFF = True
+SECURE_CROSS_ORIGIN_OPENER_POLICY = "same-origin"
+
+
+def sqlite(path: Path) -> dict[str, Any]:
+    """A SQLite database that threads share: WAL, and writers queue from their first read."""
+    return {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": path,
+        "OPTIONS": {
+            "transaction_mode": "IMMEDIATE",
+            "timeout": 20,
+            "init_command": (
+                "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA foreign_keys=ON;"
+            ),
+        },
+    }
+
+
+def postgresql(url: DatabaseUrl) -> dict[str, Any]:
+    """A PostgreSQL database with a connection pool per process."""
+    return {
+        "ENGINE": "django.db.backends.postgresql",
+        "HOST": url.host,
+        "PORT": url.port,
+        "NAME": url.name,
+        "USER": url.user,
+        "PASSWORD": url.password,
+        "CONN_MAX_AGE": 0,
+        "OPTIONS": {"pool": {"min_size": 1, "max_size": 8, "timeout": 10}},
+    }
+
+
+# Background work. The broker is a doorbell; each job is a row.
+CELERY_TASK_ACKS_LATE = True
+CELERY_TASK_REJECT_ON_WORKER_LOST = True
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_TIMEZONE = "UTC"
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {
+        "handlers": ["console"],
+        "level": env.choice(
+            "LOG_LEVEL", "WARNING", among=("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+        ),
+    },
+    "loggers": {
+        "lensagents": {"level": "INFO"},
+        "apps": {"level": "INFO"},
+        # It logs every request line, and with it state, nonce and authorization codes.
+        "werkzeug": {"level": "CRITICAL", "propagate": False},
+        # It logs claims and token errors with bodies.
+        "mozilla_django_oidc": {"level": "CRITICAL", "propagate": False},
+    },
+}

@@ -1,20 +1,54 @@
 """The only reader of the environment (with the harness's `config.py`): typed, once, loudly.
 
-Every variable is `LENS_…`. A secret may come as `LENS_X_FILE`, a path whose content is the value. A bad
-value stops the start with the variable's name and what would be right, and never with the value.
+Every variable is `LENS_…`. A secret may come as `LENS_X_FILE`, a path whose content is the value.
+A bad value stops the start with the variable's name and what would be right, never with the value.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
+import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote, urlsplit
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 PREFIX: Final = "LENS_"
+MIN_SECRET_CHARS: Final = 50
+KEY_BYTES: Final = 32
 
 
 class SettingError(Exception):
     """A setting is missing or wrong; the text names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseUrl:
+    """The parts of `postgresql://user:password@host:port/name`. `repr` hides the password."""
+
+    host: str
+    port: int
+    name: str
+    user: str
+    password: str
+
+    def __repr__(self) -> str:
+        return f"DatabaseUrl({self.user}@{self.host}:{self.port}/{self.name})"
+
+
+def preset(name: str, value: str) -> None:
+    """Set `LENS_<name>` before settings are read: how a command-line option becomes a setting."""
+    os.environ[PREFIX + name] = value  # noqa: TID251  the reader
+
+
+def choose_settings(module: str) -> None:
+    """The settings module, unless the caller's environment names another."""
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", module)  # noqa: TID251  the reader
 
 
 class Env:
@@ -32,6 +66,13 @@ class Env:
             raise SettingError(f"{PREFIX}{name} must be set")
         return default
 
+    def choice(self, name: str, default: str, *, among: Sequence[str]) -> str:
+        """One of a few words."""
+        value = self.text(name, default)
+        if value not in among:
+            raise SettingError(f"{PREFIX}{name} must be one of: {', '.join(among)}")
+        return value
+
     def flag(self, name: str, *, default: bool) -> bool:
         """`true` or `false`, nothing else."""
         value = self._raw(name)
@@ -46,13 +87,10 @@ class Env:
         value = self._raw(name)
         if value is None:
             return default
-        try:
-            number = int(value)
-        except ValueError:
-            number = low - 1
-        if not low <= number <= high:
+        # isdecimal, because int() also takes "1_0", " 1 " and "+1", which nobody means.
+        if not (value.isascii() and value.isdecimal() and low <= int(value) <= high):
             raise SettingError(f"{PREFIX}{name} must be a whole number from {low} to {high}")
-        return number
+        return int(value)
 
     def listing(self, name: str, default: list[str]) -> list[str]:
         """Comma-separated words."""
@@ -71,20 +109,108 @@ class Env:
             raise SettingError(f"{PREFIX}{name} must be an absolute path")
         return path
 
+    def mapping(self, name: str) -> dict[str, Any]:
+        """A JSON object; empty when unset."""
+        value = self._raw(name)
+        try:
+            found = json.loads(value or "{}")
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise SettingError(f"{PREFIX}{name} must be a JSON object")
+        return found
+
+    def origin(self, name: str, default: str | None = None) -> str:
+        """`http(s)://host[:port]`, without path, query or user; returned without trailing slash."""
+        value = self.text(name, default).rstrip("/")
+        what = f"{PREFIX}{name} must look like https://lens.example.com or http://127.0.0.1:8000"
+        try:
+            parts = urlsplit(value)
+            well_formed = parts.port != 0
+        except ValueError:
+            raise SettingError(what) from None
+        beyond = (parts.path, parts.query, parts.fragment, parts.username)
+        if parts.scheme not in ("http", "https") or not parts.hostname or not well_formed:
+            raise SettingError(what)
+        if any(beyond) or value != value.lower():
+            raise SettingError(what)
+        return value
+
     def secret(self, name: str, default: str | None = None) -> str:
         """A secret from `LENS_<name>` or from the file that `LENS_<name>_FILE` names."""
         file = self._raw(f"{name}_FILE")
         if file is None:
-            return self.text(name, default)
+            value = self._raw(name)
+            if value is None and default is None:
+                raise SettingError(f"{PREFIX}{name} or {PREFIX}{name}_FILE must be set")
+            return value if value is not None else default or ""
         if self._raw(name) is not None:
             raise SettingError(f"set {PREFIX}{name} or {PREFIX}{name}_FILE, not both")
         try:
-            value = Path(file).read_text().strip()
+            value = Path(file).read_text(encoding="utf-8").strip()
         except OSError as error:
-            raise SettingError(f"{PREFIX}{name}_FILE cannot be read: {error.strerror}") from error
+            raise SettingError(f"{PREFIX}{name}_FILE cannot be read: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise SettingError(f"{PREFIX}{name}_FILE is not text") from None
         if not value:
             raise SettingError(f"{PREFIX}{name}_FILE is empty")
         return value
+
+    def secret_key(self, name: str) -> str:
+        """A signing secret of at least 50 characters."""
+        value = self.secret(name)
+        if len(value) < MIN_SECRET_CHARS:
+            raise SettingError(f"{PREFIX}{name} must have at least {MIN_SECRET_CHARS} characters")
+        return value
+
+    def keys(self, name: str) -> list[bytes]:
+        """Comma- or line-separated base64 of 32-byte keys; the first one seals."""
+        words = self.secret(name).replace(",", "\n").split()
+        try:
+            keys = [base64.b64decode(word, validate=True) for word in words]
+        except binascii.Error:
+            keys = []
+        if not keys or any(len(key) != KEY_BYTES for key in keys):
+            raise SettingError(f"{PREFIX}{name} must be base64 of {KEY_BYTES}-byte keys")
+        return keys
+
+    def database_url(self, name: str) -> DatabaseUrl:
+        """`postgresql://user:password@host:port/name`, percent-encoded where needed."""
+        what = f"{PREFIX}{name} must look like postgresql://user:password@host:5432/name"
+        try:
+            parts = urlsplit(self.secret(name))
+            port = parts.port or 5432
+        except ValueError:
+            raise SettingError(what) from None
+        database = parts.path.removeprefix("/")
+        if parts.scheme not in ("postgresql", "postgres") or not parts.hostname or not database:
+            raise SettingError(what)
+        if parts.query or parts.fragment or "/" in database:
+            raise SettingError(what)
+        return DatabaseUrl(
+            host=parts.hostname,
+            port=port,
+            name=unquote(database),
+            user=unquote(parts.username or ""),
+            password=unquote(parts.password or ""),
+        )
+
+    def redis_url(self, name: str) -> str:
+        """`redis://` or `rediss://` with a host and a database number."""
+        value = self.secret(name)
+        try:
+            parts = urlsplit(value)
+            well_formed = parts.port != 0
+        except ValueError:
+            well_formed = False
+        if not well_formed or parts.scheme not in ("redis", "rediss") or not parts.hostname:
+            raise SettingError(f"{PREFIX}{name} must look like redis://host:6379/0")
+        return value
+
+    def absent(self, name: str, why: str) -> None:
+        """Refuse a variable that must not be set here; `why` is shown."""
+        if self._raw(name) is not None:
+            raise SettingError(f"{PREFIX}{name} must not be set: {why}")
 
     def _raw(self, name: str) -> str | None:
         value = self._values.get(PREFIX + name, "")

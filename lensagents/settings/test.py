@@ -1,5 +1,51 @@
-"""Tests: the embedded settings on a database of their own."""
+"""Tests: the embedded choices on a data folder and a database of their own.
 
-from lensagents.settings.embedded import *  # noqa: F403
+`LENS_TEST_DATABASE=postgres` runs them on the PostgreSQL and the Redis that `LENS_DATABASE_URL` and
+`LENS_REDIS_URL` name.
+"""
+
+import atexit
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from apps.common.crypto import KeyRing
+from lensagents.settings import base
+from lensagents.settings.base import *  # noqa: F403
+
+DATA_DIR = Path(tempfile.gettempdir()) / f"lens-tests-{os.getpid()}"
+RUN_DIR = DATA_DIR / "run"
+SPOOL_DIR = DATA_DIR / "spool"
+atexit.register(shutil.rmtree, DATA_DIR, ignore_errors=True)
 
 SECRET_KEY = "tests-only-" + "x" * 50
+LENS_KEY_RING = KeyRing([b"tests-only-tests-only-tests-only"])
+DEV_IDP_ALLOWED = True
+ALLOWED_HOSTS = ["testserver", "localhost", "127.0.0.1", "[::1]"]
+STATIC_ROOT = None
+WHITENOISE_USE_FINDERS = True
+WHITENOISE_AUTOREFRESH = True
+
+DATABASES: dict[str, Any] = {"default": base.sqlite(DATA_DIR / "db.sqlite3")}
+CACHES: dict[str, Any] = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
+CHANNEL_LAYERS: dict[str, Any] = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
+CELERY_BROKER_URL = "memory://"
+CELERY_BROKER_TRANSPORT_OPTIONS = {"polling_interval": 0.05}
+
+if base.env.choice("TEST_DATABASE", "sqlite", among=("sqlite", "postgres")) == "postgres":
+    REDIS_URL = base.env.redis_url("REDIS_URL")
+    DATABASES["default"] = base.postgresql(base.env.database_url("DATABASE_URL"))
+    # A pool would hold connections that the dropping of the test database waits for.
+    DATABASES["default"]["OPTIONS"] = {}
+    CACHES["default"] = {
+        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "LOCATION": REDIS_URL,
+    }
+    CHANNEL_LAYERS["default"] = {
+        "BACKEND": "channels_redis.core.RedisChannelLayer",
+        "CONFIG": {"hosts": [REDIS_URL]},
+    }
+    CELERY_BROKER_URL = REDIS_URL
+    CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": 600}

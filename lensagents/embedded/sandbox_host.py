@@ -1,0 +1,70 @@
+"""sandboxd as a child of the embedded default.
+
+It is started before the first thread, with a clean environment, and is the only process that keeps
+root. Once we have given up root we may not signal it any more: it holds the reading end of a pipe
+and ends itself when we close ours, or when we die.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+logger = logging.getLogger(__name__)
+CLEAN_ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
+STOP_SECONDS = 3.0
+
+
+class SandboxHost:
+    """Starts, watches and ends one sandboxd."""
+
+    def __init__(self, checkout: Path, run_dir: Path) -> None:
+        self._checkout = checkout
+        self._config = run_dir / "sandboxd.json"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, config: dict[str, Any]) -> None:
+        """Write the configuration and exec sandboxd; a failure is logged, never raised."""
+        self._config.write_text(json.dumps(config, indent=2) + "\n")
+        self._config.chmod(0o600)
+        command = [sys.executable, "-m", "apps.sandboxes.harness.sandboxd"]
+        try:
+            self._process = subprocess.Popen(  # noqa: S603  our own interpreter and module
+                [*command, "--config", str(self._config)],
+                stdin=subprocess.PIPE,
+                env=CLEAN_ENVIRONMENT,
+                cwd=self._checkout,
+                start_new_session=True,
+            )
+        except OSError as error:
+            logger.warning("the sandbox service could not be started: %s", error.strerror)
+
+    def running(self) -> bool:
+        """Whether the process lives."""
+        return self._process is not None and self._process.poll() is None
+
+    def stop(self) -> None:
+        """Close the pipe and wait; what is left after three seconds is killed if it may be."""
+        process, self._process = self._process, None
+        if process is None or process.stdin is None:
+            return
+        process.stdin.close()
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            _kill(process)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    logger.warning("the sandbox service did not end by itself")
+    try:
+        process.kill()
+        process.wait(1)
+    except (PermissionError, subprocess.TimeoutExpired):
+        logger.warning("the sandbox service (process %s) is left over", process.pid)
