@@ -1,0 +1,96 @@
+"""Client of the credential broker: a secret by id, per use, at most 60 s in this memory.
+
+The broker decides at each use whether this sandbox may have this credential for this host. When it
+cannot be asked nothing is sent: a request is never forwarded without the credential it is bound to.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from apps.common import frames
+
+if TYPE_CHECKING:
+    from apps.proxy.egress.config import EgressConfig
+
+MOST_SECONDS = 60.0
+_ANSWER_BYTES = 64 * 1024
+_CODE = re.compile(r"[a-z0-9_]{1,64}")
+
+
+class BrokerAwayError(Exception):
+    """The broker did not answer, or answered nonsense."""
+
+
+class BrokerRefusedError(Exception):
+    """The broker said no; `code` is its reason."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+class Broker:
+    """Fetches and briefly remembers credential values. Thread-safe."""
+
+    def __init__(self, config: EgressConfig) -> None:
+        self._config = config
+        self._values: dict[tuple[str, str], tuple[str, float]] = {}
+        self._lock = threading.Lock()
+
+    def value(self, credential_id: str, host: str) -> str:
+        """The value for a request to `host`; raises BrokerAwayError or BrokerRefusedError."""
+        key = (credential_id, host)
+        known = self._values.get(key)
+        if known and known[1] > time.monotonic():
+            return known[0]
+        # One question at a time: a burst of requests for a new credential asks once.
+        with self._lock:
+            known = self._values.get(key)
+            if known and known[1] > time.monotonic():
+                return known[0]
+            self._values.pop(key, None)
+            value, seconds = self._ask(credential_id, host)
+            self._values[key] = (value, time.monotonic() + min(seconds, MOST_SECONDS))
+            return value
+
+    def forget(self) -> None:
+        """Drop every value: the policy changed."""
+        with self._lock:
+            self._values.clear()
+
+    def _ask(self, credential_id: str, host: str) -> tuple[str, float]:
+        try:
+            answer = self._exchange(credential_id, host)
+        except (OSError, frames.FrameError) as error:
+            raise BrokerAwayError from error
+        if answer is None:
+            raise BrokerAwayError
+        if answer.get("ok") is not True:
+            code = answer.get("error")
+            usable = isinstance(code, str) and _CODE.fullmatch(code)
+            raise BrokerRefusedError(str(code) if usable else "refused")
+        value, seconds = answer.get("value"), answer.get("ttl", 0)
+        if not isinstance(value, str) or not isinstance(seconds, int | float):
+            raise BrokerAwayError
+        return value, float(seconds)
+
+    def _exchange(self, credential_id: str, host: str) -> dict[str, object] | None:
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(self._config.limits.broker)
+            sock.connect(str(self._config.broker_socket))
+            frames.send_frame(
+                sock,
+                {
+                    "op": "credential",
+                    "sandbox_id": self._config.sandbox_id,
+                    "token": self._config.sandbox_token,
+                    "credential_id": credential_id,
+                    "host": host,
+                },
+            )
+            return frames.recv_frame(sock, _ANSWER_BYTES)

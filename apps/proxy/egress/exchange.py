@@ -1,0 +1,306 @@
+"""One request: decide, inject, forward, relay the answer, leave one audit event.
+
+The order is the point. Nothing is resolved, connected or fetched before the decision; the first
+piece of a body is parsed before a byte goes upstream; the event is written whatever happens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from apps.policies.core import hosts
+from apps.policies.types import Action, HttpRequest
+from apps.proxy.egress import answers, body, inject, response
+from apps.proxy.egress.answers import Answer, RefusedError, denied
+from apps.proxy.egress.audit import Record
+from apps.proxy.egress.broker import BrokerAwayError, BrokerRefusedError
+from apps.proxy.egress.head import HTTP_PORT, HTTPS_PORT, UNTIL_CLOSE, HeadError
+from apps.proxy.egress.lines import LineCutError
+from apps.proxy.egress.response import ClientGoneError, SilentError, UpstreamBrokenError
+from apps.proxy.egress.wire import EndedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from apps.policies.types import Binding, Decision
+    from apps.proxy.egress.head import Authority, RequestHead, ResponseHead
+    from apps.proxy.egress.inject import Injected
+    from apps.proxy.egress.lines import Line
+    from apps.proxy.egress.plane import Plane
+    from apps.proxy.egress.upstream import Upstream
+    from apps.proxy.egress.wire import Wire
+
+# RFC 9110 section 9.2.2; such a request may be sent again when a reused connection had died.
+_REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
+_ALLOWED = (Action.ALLOW, Action.DIRECT)
+_CUT = "cut by the platform"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A parsed request and where it goes."""
+
+    scheme: str
+    authority: Authority
+    head: RequestHead
+    target: str
+
+
+class Exchange:
+    """Handles one request on one agent connection."""
+
+    def __init__(self, plane: Plane, line: Line, wire: Wire, asked: Asked) -> None:
+        self._plane = plane
+        self._limits = plane.config.limits
+        self._line = line
+        self._wire = wire
+        self._asked = asked
+        self._body_left = asked.head.body != 0
+        self._record = Record(
+            asked.head.method,
+            asked.authority.host,
+            asked.authority.port,
+            asked.target,
+            asked.scheme,
+        )
+
+    def run(self) -> bool:
+        """Handle it; returns whether the connection may carry another request."""
+        try:
+            return self._serve()
+        except RefusedError as refused:
+            return self._answer(refused.answer)
+        except HeadError as error:
+            return self._answer(Answer(error.status, "bad_request", error.message, error.code))
+        except LineCutError:
+            self._failed(_CUT)
+        except (ClientGoneError, UpstreamBrokenError) as error:
+            self._failed(str(error))
+        finally:
+            self._line.asked = None
+            self._plane.auditor.emit(self._record)
+        return False
+
+    def _serve(self) -> bool:
+        decision = self._decide()
+        if not decision.allowed:
+            raise RefusedError(answers.of_decision(decision))
+        if self._asked.head.upgrade:
+            raise RefusedError(
+                denied("protocol upgrades (WebSocket, h2c) are not available", "upgrade")
+            )
+        if self._asked.head.method == "TRACE":
+            raise RefusedError(denied("TRACE would echo credentials", "trace"))
+        injected = self._credential(decision.binding)
+        return self._forward(self._head_bytes(decision, injected), injected)
+
+    def _decide(self) -> Decision:
+        asked = self._asked
+        self._judged = self._plane.dialer.known(asked.scheme, asked.authority)
+        request = HttpRequest(
+            asked.scheme,
+            asked.authority.host,
+            asked.authority.port,
+            asked.head.method,
+            asked.target,
+            self._judged,
+        )
+        # Set before deciding: a policy change in between cuts the line instead of missing it.
+        self._line.needs = _ALLOWED
+        self._line.asked = self._request = request
+        return self._decided(self._plane.gate.decide(request))
+
+    def _decided(self, decision: Decision) -> Decision:
+        """Record a decision; raises RefusedError unless it allows."""
+        record = self._record
+        record.rule, record.layer = decision.rule, decision.layer.value
+        record.reason = decision.reason
+        if not decision.allowed:
+            raise RefusedError(answers.of_decision(decision))
+        return decision
+
+    def _judge(self, addresses: tuple[str, ...]) -> None:
+        """Decide again when the host turned out to have other addresses than those judged."""
+        if addresses and addresses != self._judged:
+            self._judged = addresses
+            request = replace(self._request, addresses=addresses)
+            self._line.asked = request
+            self._decided(self._plane.gate.decide(request))
+
+    def _credential(self, binding: Binding | None) -> Injected | None:
+        """The credential to add; raises RefusedError rather than going without it."""
+        asked = self._asked
+        if binding is None or asked.scheme != "https":
+            return None
+        if not _covers(binding.allowed_hosts, asked.authority):
+            raise RefusedError(denied("the credential may not be used for this host", "credential"))
+        try:
+            value = self._plane.broker.value(binding.credential_id, asked.authority.host)
+            injected = inject.render(binding, value)
+        except BrokerAwayError:
+            raise RefusedError(
+                Answer(502, "credential_unavailable", "the credential could not be fetched")
+            ) from None
+        except BrokerRefusedError as refusal:
+            reason = f"the credential was refused: {refusal.code}"
+            raise RefusedError(denied(reason, "credential")) from None
+        except inject.InjectionError as error:
+            raise RefusedError(denied(str(error), "credential")) from None
+        self._record.credential = binding.credential_name
+        return injected
+
+    def _head_bytes(self, decision: Decision, injected: Injected | None) -> bytes:
+        asked = self._asked
+        default = HTTPS_PORT if asked.scheme == "https" else HTTP_PORT
+        return inject.request_bytes(
+            asked.head,
+            asked.target,
+            asked.authority.header(default),
+            strip=decision.strip_credentials,
+            injected=injected,
+        )
+
+    def _forward(self, head: bytes, injected: Injected | None) -> bool:
+        needles = injected.needles if injected else ()
+        upstream, answer = self._round_trip(head, needles)
+        try:
+            keep_alive = self._asked.head.keep_alive and not self._body_left
+            response.relay(
+                upstream,
+                answer,
+                self._wire.sock,
+                method=self._asked.head.method,
+                keep_alive=keep_alive,
+                needles=needles,
+                record=self._record,
+            )
+        except BaseException:
+            self._line.close(upstream.sock)
+            raise
+        self._put_back(upstream, answer)
+        return keep_alive
+
+    def _round_trip(self, head: bytes, needles: tuple[bytes, ...]) -> tuple[Upstream, ResponseHead]:
+        """Send the request and receive the head of its answer."""
+        asked = self._asked
+        views = self._client_body()
+        first = bytes(next(views, b""))
+        repeatable = asked.head.method in _REPEATABLE and len(first) == asked.head.body
+        upstream = self._plane.dialer.take(self._line, asked.scheme, asked.authority)
+        if upstream is not None:
+            try:
+                return upstream, self._ask(upstream, head, first, views, needles)
+            except SilentError:
+                if not repeatable:
+                    raise RefusedError(_SILENT) from None
+        upstream = self._plane.dialer.open(self._line, asked.scheme, asked.authority, self._judge)
+        try:
+            return upstream, self._ask(upstream, head, first, views, needles)
+        except SilentError:
+            raise RefusedError(_SILENT) from None
+
+    def _ask(
+        self,
+        upstream: Upstream,
+        head: bytes,
+        first: bytes,
+        views: Iterator[memoryview],
+        needles: tuple[bytes, ...],
+    ) -> ResponseHead:
+        try:
+            self._judge(upstream.addresses)
+            self._send(upstream, head, first, views)
+            answer = response.receive(upstream, self._asked.head.method, self._limits, needles)
+            upstream.sock.settimeout(self._limits.stall)
+        except BaseException:
+            self._line.close(upstream.sock)
+            raise
+        return answer
+
+    def _send(
+        self, upstream: Upstream, head: bytes, first: bytes, views: Iterator[memoryview]
+    ) -> None:
+        upstream.sock.settimeout(self._limits.stall)
+        writer = body.writer(upstream.sock, self._asked.head.body)
+        try:
+            writer.start(head, first)
+            for view in views:
+                writer.write(view)
+            writer.finish()
+        except TimeoutError:
+            raise RefusedError(
+                Answer(504, "upstream_timeout", "the upstream stopped reading the request")
+            ) from None
+        except OSError:
+            # The upstream may have answered early and closed (413, 401): read what it said.
+            return
+        finally:
+            self._record.bytes_out = writer.count
+        self._body_left = False
+
+    def _client_body(self) -> Iterator[memoryview]:
+        head = self._asked.head
+        if head.body == 0:
+            return
+        try:
+            if head.expects_continue and not self._wire.pending:
+                self._wire.sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._wire.sock.settimeout(self._limits.stall)
+            yield from body.read(self._wire, head.body)
+        except (EndedError, OSError):
+            raise ClientGoneError(
+                "the agent's side closed before the request was complete"
+            ) from None
+
+    def _put_back(self, upstream: Upstream, answer: ResponseHead) -> None:
+        reusable = answer.keep_alive and answer.body != UNTIL_CLOSE and not self._body_left
+        if reusable and not upstream.wire.pending:
+            self._plane.dialer.give(self._line, upstream)
+        else:
+            self._line.close(upstream.sock)
+
+    def _answer(self, answer: Answer) -> bool:
+        record = self._record
+        if self._line.dead:
+            self._failed(_CUT)
+            return False
+        record.result = "denied" if answer.denied else "error"
+        record.status, record.reason = answer.status, answer.reason
+        if answer.layer != record.layer:
+            record.rule, record.layer = answer.rule, answer.layer
+        keep = self._asked.head.keep_alive and not self._body_left
+        return reply(self._plane, self._wire, answer, record, keep_alive=keep)
+
+    def _failed(self, reason: str) -> None:
+        self._record.result = "failure"
+        self._record.reason = _CUT if self._line.dead else reason
+
+
+_SILENT = Answer(502, "upstream_failed", "the upstream closed the connection without an answer")
+
+
+def reply(plane: Plane, wire: Wire, answer: Answer, record: Record, *, keep_alive: bool) -> bool:
+    """Send an answer of ours; returns whether the connection may go on."""
+    rendered = answers.render(
+        answer,
+        record.decision_id,
+        plane.config.explain_url,
+        head_only=record.method == "HEAD",
+        close=not keep_alive,
+    )
+    try:
+        wire.sock.settimeout(plane.config.limits.stall)
+        wire.sock.sendall(rendered)
+    except OSError:
+        return False
+    return keep_alive
+
+
+def _covers(allowed_hosts: tuple[str, ...], authority: Authority) -> bool:
+    try:
+        host = hosts.parse_host(authority.host)
+        patterns = [hosts.parse_pattern(text) for text in allowed_hosts]
+    except ValueError:
+        return False
+    return any(pattern.matches(host, authority.port) for pattern in patterns)

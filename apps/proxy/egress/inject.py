@@ -1,0 +1,153 @@
+"""What goes upstream in place of what the agent sent: fields kept, dropped, and the credential.
+
+The head is written anew. Dropped: hop-by-hop fields and what `Connection` names, fields that would
+change the method or path behind our back, forwarding claims, and, under a credential binding, the
+agent's own credentials. A credential is added last and never over plain http.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from apps.policies.types import Injection
+from apps.proxy.egress import scrub
+from apps.proxy.egress.head import CHUNKED, connection_options
+
+if TYPE_CHECKING:
+    from apps.policies.types import Binding
+    from apps.proxy.egress.head import Field, RequestHead
+
+_HOP_BY_HOP = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authentication-info",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "http2-settings",
+    }
+)
+# Written anew from what the parser understood.
+_OWN = frozenset({"host", "content-length", "expect"})
+# Servers and frameworks let these override the method, path or host that was decided on.
+_OVERRIDES = frozenset(
+    {
+        "forwarded",
+        "x-host",
+        "x-http-host-override",
+        "x-http-method",
+        "x-http-method-override",
+        "x-method-override",
+        "x-original-host",
+        "x-original-method",
+        "x-original-uri",
+        "x-original-url",
+        "x-real-ip",
+        "x-rewrite-url",
+    }
+)
+_DROPPED = _HOP_BY_HOP | _OWN | _OVERRIDES
+AGENT_CREDENTIALS = frozenset(
+    {
+        "api-key",
+        "authorization",
+        "cookie",
+        "job-token",
+        "private-token",
+        "x-amz-security-token",
+        "x-api-key",
+        "x-auth-token",
+        "x-goog-api-key",
+    }
+)
+# `Alt-Svc` would send the client around the proxy.
+_DROPPED_FROM_RESPONSE = _HOP_BY_HOP | {"content-length", "alt-svc"}
+
+_FIELD_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,128}")
+_PRINTABLE = re.compile(r"[!-~](?:[ -~]*[!-~])?")
+_NEVER_INJECTED = _DROPPED | {"x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"}
+
+
+class InjectionError(Exception):
+    """A credential cannot be injected; the message never contains its value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Injected:
+    """A credential as it enters a request, and the forms in which it must not come back."""
+
+    key: str
+    line: str = field(repr=False)
+    needles: tuple[bytes, ...] = field(repr=False)
+
+
+def render(binding: Binding, value: str) -> Injected:
+    """The header line for a credential; raises InjectionError."""
+    if _PRINTABLE.fullmatch(value) is None:
+        raise InjectionError("the credential's value is empty or has control characters")
+    other: tuple[str, ...] = ()
+    if binding.injection is Injection.BEARER:
+        name, text = "Authorization", f"Bearer {value}"
+    elif binding.injection is Injection.BASIC:
+        pair = base64.b64encode(f"{binding.username}:{value}".encode()).decode()
+        name, text, other = "Authorization", f"Basic {pair}", (pair,)
+    else:
+        name, text = binding.header, _fill(binding.template, value)
+    _check_name(name)
+    return Injected(name.lower(), f"{name}: {text}", scrub.forms(value, *other))
+
+
+def _fill(template: str, value: str) -> str:
+    if template.count("{value}") != 1:
+        raise InjectionError("the binding's template must contain {value} once")
+    text = template.replace("{value}", value)
+    if _PRINTABLE.fullmatch(text) is None:
+        raise InjectionError("the binding's template has control characters")
+    return text
+
+
+def _check_name(name: str) -> None:
+    if _FIELD_NAME.fullmatch(name) is None or name.lower() in _NEVER_INJECTED:
+        raise InjectionError("the binding's header name is not one that may be set")
+
+
+def request_bytes(
+    head: RequestHead, target: str, host: str, *, strip: bool, injected: Injected | None
+) -> bytes:
+    """The head to send upstream, blank line included."""
+    gone = _DROPPED | connection_options(head.fields)
+    if strip:
+        gone |= AGENT_CREDENTIALS
+    if injected:
+        gone |= {injected.key, "accept-encoding"}
+    lines = [f"{head.method} {target} HTTP/1.1", f"Host: {host}"]
+    lines += [f"{name}: {value}" for key, name, value in head.fields if not _is_in(key, gone)]
+    if head.body == CHUNKED:
+        lines.append("Transfer-Encoding: chunked")
+    elif head.body or head.first("content-length") is not None:
+        lines.append(f"Content-Length: {head.body}")
+    if injected:
+        lines += ["Accept-Encoding: identity", injected.line]
+    lines.append("\r\n")
+    return "\r\n".join(lines).encode("latin-1")
+
+
+def _is_in(key: str, gone: frozenset[str]) -> bool:
+    """Whether a field is dropped, read as the laxest server would (`_` for `-`)."""
+    if "_" in key:
+        key = key.replace("_", "-")
+    return key in gone or key.startswith("x-forwarded-")
+
+
+def response_fields(fields: tuple[Field, ...]) -> list[str]:
+    """The lines of a response that are passed on to the agent."""
+    gone = _DROPPED_FROM_RESPONSE | connection_options(fields)
+    return [f"{name}: {value}" for key, name, value in fields if key not in gone]

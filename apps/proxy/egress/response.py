@@ -1,0 +1,150 @@
+"""The upstream's answer: read strictly, written anew, scrubbed when a credential was injected."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from apps.proxy.egress import body, scrub
+from apps.proxy.egress.answers import Answer, RefusedError
+from apps.proxy.egress.head import CHUNKED, UNTIL_CLOSE, HeadError, parse_response
+from apps.proxy.egress.inject import response_fields
+from apps.proxy.egress.wire import EndedError
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterator
+
+    from apps.proxy.egress.audit import Record
+    from apps.proxy.egress.config import Limits
+    from apps.proxy.egress.head import ResponseHead
+    from apps.proxy.egress.upstream import Upstream
+
+_MOST_INTERIM = 8
+
+
+class SilentError(Exception):
+    """The upstream ended the connection without a byte of an answer."""
+
+
+class UpstreamBrokenError(Exception):
+    """The upstream's answer broke off after it had been passed on in part."""
+
+
+class ClientGoneError(Exception):
+    """The agent's side ended or stalled; nobody is left to answer."""
+
+
+def receive(
+    upstream: Upstream, method: str, limits: Limits, needles: tuple[bytes, ...]
+) -> ResponseHead:
+    """The final response head; interim ones (1xx) are skipped.
+
+    Raises SilentError, or RefusedError: 504 without an answer in time, 502 for what is no answer.
+    """
+    for _ in range(_MOST_INTERIM):
+        response = _one_head(upstream, method, limits, needles)
+        if response.status == 101:
+            break
+        if response.status >= 200:
+            _check_coding(response, needles)
+            return response
+    raise RefusedError(Answer(502, "upstream_failed", "the upstream answered out of turn"))
+
+
+def _one_head(
+    upstream: Upstream, method: str, limits: Limits, needles: tuple[bytes, ...]
+) -> ResponseHead:
+    try:
+        raw = upstream.wire.head(limits.answer, limits.head)
+        return parse_response(scrub.mask(raw, needles) if needles else raw, method)
+    except TimeoutError:
+        raise RefusedError(Answer(504, "upstream_timeout", "no answer from the upstream")) from None
+    except HeadError as error:
+        raise RefusedError(Answer(502, "upstream_failed", error.message, error.code)) from None
+    except (EndedError, OSError):
+        if upstream.wire.pending:
+            raise RefusedError(
+                Answer(502, "upstream_failed", "the upstream's answer broke off")
+            ) from None
+        raise SilentError from None
+
+
+def _check_coding(response: ResponseHead, needles: tuple[bytes, ...]) -> None:
+    """A compressed answer cannot be searched for the injected credential, so it is refused."""
+    coding = response.first("content-encoding")
+    if needles and response.body and coding is not None and coding.lower() != "identity":
+        raise RefusedError(
+            Answer(
+                502,
+                "upstream_compressed",
+                "the upstream compressed its answer although it was asked not to",
+            )
+        )
+
+
+def relay(
+    upstream: Upstream,
+    response: ResponseHead,
+    client: socket.socket,
+    *,
+    method: str,
+    keep_alive: bool,
+    needles: tuple[bytes, ...],
+    record: Record,
+) -> None:
+    """Pass the response on; after ClientGoneError or UpstreamBrokenError nothing can be sent.
+
+    A body that ends with the connection is passed on in chunks.
+    """
+    framing = CHUNKED if response.body == UNTIL_CLOSE else response.body
+    head = _head_bytes(response, method, framing, keep_alive=keep_alive)
+    writer = body.writer(client, framing)
+    record.status = response.status
+    views = _body(upstream, response)
+    if needles:
+        views = _scrubbed(views, scrub.Scrubber(needles))
+    try:
+        # What is there already leaves with the head; what is not must not delay the head.
+        writer.start(head, next(views, b"") if upstream.wire.pending else b"")
+        for view in views:
+            writer.write(view)
+        writer.finish()
+    except OSError:
+        raise ClientGoneError("the agent's side closed before the response was complete") from None
+    finally:
+        record.bytes_in = writer.count
+
+
+def _body(upstream: Upstream, response: ResponseHead) -> Iterator[memoryview | bytes]:
+    try:
+        yield from body.read(upstream.wire, response.body, from_server=True)
+    except (EndedError, OSError):
+        raise UpstreamBrokenError("the upstream's answer broke off") from None
+    except HeadError as error:
+        raise UpstreamBrokenError(f"the upstream's answer was malformed: {error.code}") from None
+
+
+def _scrubbed(
+    views: Iterator[memoryview | bytes], scrubber: scrub.Scrubber
+) -> Iterator[memoryview | bytes]:
+    for view in views:
+        if clean := scrubber.feed(view):
+            yield clean
+    if rest := scrubber.flush():
+        yield rest
+
+
+def _head_bytes(response: ResponseHead, method: str, framing: int, *, keep_alive: bool) -> bytes:
+    lines = [f"HTTP/1.1 {response.status} {response.reason}", *response_fields(response.fields)]
+    if method == "HEAD" or response.status == 304:
+        length = response.first("content-length")
+        if length is not None and length.isascii() and length.isdigit():
+            lines.append(f"Content-Length: {length}")
+    elif framing == CHUNKED:
+        lines.append("Transfer-Encoding: chunked")
+    elif response.status != 204:
+        lines.append(f"Content-Length: {framing}")
+    if not keep_alive:
+        lines.append("Connection: close")
+    lines.append("\r\n")
+    return "\r\n".join(lines).encode("latin-1")

@@ -1,0 +1,141 @@
+"""A socket with its read buffer: every byte from a peer is read through here.
+
+The buffer is allocated once a connection and reused for heads and bodies; views returned are valid
+until the next read. Reads and writes obey the socket's timeout, heads also a total deadline, so a
+peer that sends a byte at a time gains nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import time
+from typing import TYPE_CHECKING
+
+from apps.proxy.egress.head import HeadError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# A head fits whole, so this is also the limit of a head.
+BUFFER_BYTES = 64 * 1024
+_END = b"\r\n\r\n"
+_CHECKED = 1024
+
+
+class EndedError(Exception):
+    """The peer closed the connection; `clean` when nothing was cut in half."""
+
+    def __init__(self, *, clean: bool) -> None:
+        super().__init__("the connection ended")
+        self.clean = clean
+
+
+class Wire:
+    """A connected socket and what was read from it but not used yet."""
+
+    __slots__ = ("_buffer", "_end", "_start", "_view", "sock")
+
+    def __init__(self, sock: socket.socket, first: bytes | memoryview = b"") -> None:
+        self.sock = sock
+        self._buffer = bytearray(BUFFER_BYTES)
+        self._view = memoryview(self._buffer)
+        self._view[: len(first)] = first
+        self._start = 0
+        self._end = len(first)
+
+    @property
+    def pending(self) -> int:
+        """How many bytes were read and not used."""
+        return self._end - self._start
+
+    def secure(self, sock: ssl.SSLSocket) -> None:
+        """Continue on a TLS socket; the caller made sure that nothing is pending."""
+        self.sock = sock
+        self._start = self._end = 0
+
+    def head(
+        self, idle: float, deadline: float, check: Callable[[bytes], None] | None = None
+    ) -> bytes:
+        """The next head without its blank line.
+
+        Waits `idle` seconds for the first byte, then `deadline` seconds for the rest. `check` sees
+        what is there while the end is missing. Raises EndedError, TimeoutError, HeadError (431).
+        """
+        if self._start == self._end:
+            self.sock.settimeout(idle)
+            self._fill()
+        until = time.monotonic() + deadline
+        seen = 0  # relative to the start, which moves when the buffer is compacted
+        while (at := self._buffer.find(_END, self._start + seen, self._end)) < 0:
+            if check is not None and self.pending <= _CHECKED:
+                check(bytes(self._view[self._start : self._end]))
+            seen = max(0, self.pending - len(_END) + 1)
+            left = until - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            self.sock.settimeout(left)
+            self._fill()
+        head = bytes(self._view[self._start : at])
+        self._start = at + len(_END)
+        return head
+
+    def line(self, limit: int) -> bytes:
+        """The next line without its CRLF; raises EndedError, or HeadError above `limit` bytes."""
+        while (at := self._buffer.find(b"\n", self._start, self._end)) < 0:
+            if self.pending > limit:
+                break
+            self._fill()
+        if at < 0 or at - self._start > limit + 1:
+            raise HeadError(400, "line_too_long", "a line of the chunked body is too long")
+        line = bytes(self._view[self._start : at])
+        self._start = at + 1
+        if not line.endswith(b"\r"):
+            raise HeadError(400, "bare_line_feed", "line ends must be CRLF")
+        return line[:-1]
+
+    def some(self, limit: int) -> memoryview:
+        """Between 1 and `limit` bytes; raises EndedError. The view is valid until the next read."""
+        if self._start == self._end:
+            self._fill()
+        start = self._start
+        self._start = stop = min(self._end, start + limit)
+        return self._view[start:stop]
+
+    def _fill(self) -> None:
+        if self._start == self._end:
+            self._start = self._end = 0
+        elif self._end == BUFFER_BYTES:
+            self._compact()
+        count = self.sock.recv_into(self._view[self._end :])
+        if not count:
+            raise EndedError(clean=self._start == self._end)
+        self._end += count
+
+    def _compact(self) -> None:
+        if self._start == 0:
+            raise HeadError(431, "head_too_large", f"a head is limited to {BUFFER_BYTES} bytes")
+        size = self.pending
+        self._view[:size] = self._view[self._start : self._end]
+        self._start, self._end = 0, size
+
+
+def linger(sock: socket.socket, seconds: float = 1.0, most: int = 4 * 1024 * 1024) -> None:
+    """End our side and read what still comes, so that the peer gets our last answer and no reset.
+
+    Bounded in time and bytes. RFC 9112 section 9.6.
+    """
+    until = time.monotonic() + seconds
+    with contextlib.suppress(OSError, ValueError):
+        if isinstance(sock, ssl.SSLSocket):
+            sock.settimeout(0)
+            with contextlib.suppress(OSError):
+                sock = sock.unwrap()
+        sock.shutdown(socket.SHUT_WR)
+        while most > 0 and (left := until - time.monotonic()) > 0:
+            sock.settimeout(left)
+            count = len(sock.recv(65536))
+            if not count:
+                return
+            most -= count
