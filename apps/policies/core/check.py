@@ -59,7 +59,9 @@ def bundle_problems(bundle: Bundle) -> list[Problem]:
     found += [problem for entry in bundle.connections for problem in connection_problems(entry)]
     for field in ("platform_hosts", "provider_override"):
         for text in getattr(bundle, field):
-            found += _pattern_problem(field, field, text)[1]
+            found += _pattern_problem("", field, text)[1]
+    if any(text.startswith("*") for text in bundle.provider_override):
+        found.append(Problem("", "provider_override", "An override names its hosts, without `*`."))
     kinds = [layer.kind for layer in bundle.layers]
     if kinds.count(LayerKind.TEAM) > 1 or kinds.count(LayerKind.CEILING) > 1:
         found.append(Problem("", "layers", "A bundle has one team policy and at most one ceiling."))

@@ -133,7 +133,7 @@ def compile_bundle(bundle: Bundle) -> Compiled:
     return Compiled(
         bundle,
         layers=tuple(
-            _layer(layer) for kind in CHAIN for layer in bundle.layers if layer.kind is kind
+            compile_layer(layer) for kind in CHAIN for layer in bundle.layers if layer.kind is kind
         ),
         bindings=tuple(map(_binding, bundle.bindings)),
         connections=tuple((parse_pattern(entry.pattern), entry) for entry in bundle.connections),
@@ -146,7 +146,8 @@ def _patterns(texts: Iterable[str]) -> tuple[HostPattern, ...]:
     return tuple(map(parse_pattern, texts))
 
 
-def _layer(layer: Layer) -> LayerEntry:
+def compile_layer(layer: Layer) -> LayerEntry:
+    """Compile one document that has no problems (`check.layer_problems`)."""
     domains, tools = layer.domains, layer.tools
     return LayerEntry(
         layer,

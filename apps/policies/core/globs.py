@@ -107,6 +107,14 @@ def covers_name(wide: str, narrow: str) -> bool:
     return match_name(parse_name_glob(wide), narrow.replace("*", "\0"))
 
 
+def overlaps_name(first: tuple[str, ...], second: tuple[str, ...]) -> bool:
+    """Whether some name is matched by both (parsed) name globs."""
+    if len(first) == 1 or len(second) == 1:
+        return match_name(second, first[0]) if len(first) == 1 else match_name(first, second[0])
+    heads, tails = sorted((first[0], second[0]), key=len), sorted((first[-1], second[-1]), key=len)
+    return heads[1].startswith(heads[0]) and tails[1].endswith(tails[0])
+
+
 def covers_path(wide: PathGlob, narrow: PathGlob, *, folded: bool = False) -> bool:
     """Whether `wide` matches every path that the text of `narrow` names.
 

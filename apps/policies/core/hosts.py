@@ -159,7 +159,7 @@ def covers_host(wide: HostPattern, narrow: HostPattern) -> bool:
     if narrow.anything:
         return False
     if wide.network is not None:
-        return narrow.network is not None and _subnet(narrow.network, wide.network)
+        return narrow.network is not None and subnet(narrow.network, wide.network)
     if narrow.network is not None:
         return False
     if wide.name:
@@ -167,16 +167,27 @@ def covers_host(wide: HostPattern, narrow: HostPattern) -> bool:
     return (narrow.name or narrow.suffix).endswith(wide.suffix)
 
 
+def overlaps(first: HostPattern, second: HostPattern) -> bool:
+    """Whether some host and port is named by both texts."""
+    ports = WEB_PORTS if first.port is None else {first.port}
+    if not any(map(second.matches_port, ports)):
+        return False
+    if first.network is not None and second.network is not None:
+        return subnet(first.network, second.network) or subnet(second.network, first.network)
+    return covers_host(first, second) or covers_host(second, first)
+
+
+def subnet(narrow: Network, wide: Network) -> bool:
+    """Whether `wide` holds all of `narrow`; False across IP versions."""
+    if narrow.version != wide.version:
+        return False
+    return narrow.network_address in wide and narrow.prefixlen >= wide.prefixlen
+
+
 def _covers_port(wide: HostPattern, narrow: HostPattern, *, every_port: bool) -> bool:
     if narrow.port is None:
         return wide.port is None
     return wide.matches_port(narrow.port, every_port=every_port)
-
-
-def _subnet(narrow: Network, wide: Network) -> bool:
-    if narrow.version != wide.version:
-        return False
-    return narrow.network_address in wide and narrow.prefixlen >= wide.prefixlen
 
 
 def _normal_name(text: str) -> str:
@@ -272,6 +283,6 @@ def _pattern_network(body: str) -> Network:
 
 
 def _native(network: Network) -> Network:
-    if network.version == 6 and _subnet(network, _MAPPED):
+    if network.version == 6 and subnet(network, _MAPPED):
         raise PatternError("Write the IPv4 address or range itself, not its IPv6 form.")
     return network
