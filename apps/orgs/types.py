@@ -64,7 +64,7 @@ class Principal:
 class Actor:
     """Who writes in the control plane, in which organization; `role` is the organization role.
 
-    `project_roles` holds (project id, role) through the actor's teams.
+    `project_roles` holds (project id, role) through the actor's teams, `team_ids` those teams.
     """
 
     kind: PrincipalKind
@@ -73,6 +73,19 @@ class Actor:
     org_id: uuid.UUID | None
     role: str = ""
     project_roles: tuple[tuple[uuid.UUID, str], ...] = ()
+    team_ids: tuple[uuid.UUID, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """The answer to "may this actor do this?". `reason` is a sentence fit to show.
+
+    `visible` False means that to this actor the object does not exist.
+    """
+
+    allowed: bool
+    reason: str
+    visible: bool = True
 
 
 SYSTEM = Actor(kind=PrincipalKind.SYSTEM, id="system", name="Lens Agents", org_id=None)

@@ -1,0 +1,117 @@
+"""Reads: every list starts at an actor and ends inside that actor's organization."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from django.db.models import Q, QuerySet
+
+from apps.orgs.access import ADMIN, AUDITOR, VERBS
+from apps.orgs.models import (
+    Membership,
+    Organization,
+    Project,
+    ProjectGrant,
+    ProjectRole,
+    Team,
+    User,
+)
+from apps.orgs.types import Actor, PrincipalKind
+
+if TYPE_CHECKING:
+    import uuid
+    from typing import TypeVar
+
+    from apps.common.tenancy import TenantRow
+
+    RowType = TypeVar("RowType", bound=TenantRow)
+
+
+def actor_for(user: User, org: Organization) -> Actor | None:
+    """The person as an actor in this organization; None without a membership that counts."""
+    membership = (
+        Membership.objects.filter(org=org, user=user, user__is_active=True, org__closed_at=None)
+        .select_related("user")
+        .first()
+    )
+    if membership is None:
+        return None
+    team_ids = tuple(
+        Team.objects.filter(memberships=membership, deleted_at=None).values_list("pk", flat=True)
+    )
+    return Actor(
+        kind=PrincipalKind.USER,
+        id=str(user.pk),
+        name=membership.user.email,
+        org_id=org.pk,
+        role=membership.role,
+        project_roles=_project_roles(org, team_ids),
+        team_ids=team_ids,
+    )
+
+
+def organizations_of(user: User) -> QuerySet[Organization]:
+    """The organizations that the person may open."""
+    return Organization.objects.filter(
+        pk__in=Membership.objects.filter(user=user, user__is_active=True).values("org"),
+        closed_at=None,
+    ).order_by("name")
+
+
+def organizations_visible(actor: Actor | None) -> QuerySet[Organization]:
+    """The actor's own organization, or nothing."""
+    if actor is None or actor.org_id is None:
+        return Organization.objects.none()
+    return Organization.objects.filter(pk=actor.org_id)
+
+
+def teams_visible(actor: Actor | None) -> QuerySet[Team]:
+    """Teams that still exist."""
+    own = Q(pk__in=actor.team_ids) if actor else Q()
+    return visible(Team.objects.filter(deleted_at=None), actor, "team.view", own)
+
+
+def projects_visible(actor: Actor | None) -> QuerySet[Project]:
+    """Projects: all for readers, the granted ones for others."""
+    own = Q(pk__in=projects_of(actor)) if actor else Q()
+    return visible(Project.objects.all(), actor, "project.view", own)
+
+
+def memberships_visible(actor: Actor | None) -> QuerySet[Membership]:
+    """People of the organization."""
+    return visible(Membership.objects.all(), actor, "membership.view")
+
+
+def grants_visible(actor: Actor | None) -> QuerySet[ProjectGrant]:
+    """Grants: those of the actor's teams and of the projects that the actor administers."""
+    own = Q()
+    if actor:
+        own = Q(team__in=actor.team_ids) | Q(project__in=projects_of(actor, ProjectRole.ADMIN))
+    return visible(ProjectGrant.objects.all(), actor, "grant.view", own)
+
+
+def visible(
+    rows: QuerySet[RowType], actor: Actor | None, verb: str, own: Q | None = None
+) -> QuerySet[RowType]:
+    """`rows` of the actor's organization: all for roles with the verb there, else those in `own`.
+
+    `own` must say the same as `can` says of a single row; a property test compares the two.
+    """
+    if actor is None or actor.org_id is None:
+        return rows.none()
+    rows = rows.filter(org=actor.org_id)
+    if actor.role in VERBS[verb] & {ADMIN, AUDITOR}:
+        return rows
+    return rows.filter(own) if own else rows.none()
+
+
+def projects_of(actor: Actor, role: str | None = None) -> list[uuid.UUID]:
+    """The projects on which the actor holds `role` (None: any) through a team."""
+    return [project for project, held in actor.project_roles if role in (None, held)]
+
+
+def _project_roles(
+    org: Organization, team_ids: tuple[uuid.UUID, ...]
+) -> tuple[tuple[uuid.UUID, str], ...]:
+    rows = ProjectGrant.objects.filter(org=org, team__in=team_ids).values_list("project", "role")
+    return tuple(sorted(set(rows), key=str))

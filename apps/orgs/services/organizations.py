@@ -1,0 +1,57 @@
+"""Organizations: the top-level tenants."""
+
+from __future__ import annotations
+
+import zoneinfo
+from typing import TYPE_CHECKING
+
+from django.db import transaction
+
+from apps.common import rows
+from apps.common.errors import Invalid
+from apps.orgs import revision
+from apps.orgs.access import require
+from apps.orgs.events import OrgAction
+from apps.orgs.models import Organization
+from apps.orgs.trail import created, note
+
+if TYPE_CHECKING:
+    from apps.orgs.types import Actor
+
+
+@transaction.atomic
+def organization_create(
+    *, slug: str, name: str, time_zone: str = "UTC", actor: Actor
+) -> Organization:
+    """A new organization, without people: `user_invite` adds the first admin."""
+    org = Organization(slug=slug, name=name, time_zone=_known_zone(time_zone))
+    require(actor, "organization.create", org)
+    rows.insert(org, taken=f"An organization with the slug “{slug}” exists. Choose another slug.")
+    revision.bump()
+    note(actor, OrgAction.ORGANIZATION_CREATE, org, created(org, "slug", "name", "time_zone"))
+    return org
+
+
+@transaction.atomic
+def organization_update(
+    org: Organization, *, name: str | None = None, time_zone: str | None = None, actor: Actor
+) -> Organization:
+    """Change what is given; None keeps. The slug never changes: addresses contain it."""
+    require(actor, "organization.update", org)
+    org = rows.locked(org)
+    if time_zone is not None:
+        _known_zone(time_zone)
+    changes = rows.update(org, rows.given(name=name, time_zone=time_zone))
+    if changes:
+        revision.bump()
+        note(actor, OrgAction.ORGANIZATION_UPDATE, org, changes)
+    return org
+
+
+def _known_zone(name: str) -> str:
+    if name not in zoneinfo.available_timezones():
+        raise Invalid(
+            f"“{name}” is no time zone. Write one such as “Europe/Berlin” or “UTC”.",
+            field="time_zone",
+        )
+    return name

@@ -1,0 +1,201 @@
+"""What must hold before a policy document is saved; every complaint names its field and a remedy.
+
+The document is turned into the very layer that enforcers decide with, and the core judges that:
+there is no second reading of patterns here. Rule ids are field paths, so that a problem names its
+field.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+from apps.common.errors import Invalid
+from apps.connections.registry import kinds
+from apps.policies.core.bindings import binding_refusal
+from apps.policies.core.check import binding_problems, layer_problems
+from apps.policies.core.hidden import hidden_rules
+from apps.policies.models import PolicyKind
+from apps.policies.types import (
+    Action,
+    AgentCredentials,
+    Binding,
+    DomainRule,
+    HttpRule,
+    Injection,
+    Layer,
+    LayerKind,
+    ToolRule,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from enum import StrEnum
+
+    from apps.orgs.models import Organization
+    from apps.policies.core.check import Problem
+    from apps.policies.documents import (
+        BindingDoc,
+        DomainRuleDoc,
+        HttpRuleDoc,
+        PolicyDocument,
+        ToolRuleDoc,
+    )
+
+    Choice = TypeVar("Choice", bound=StrEnum)
+
+MAX_RULES = 500
+# Framing, routing and hop-by-hop fields (RFC 9110 section 7.6.1): the proxy writes these itself.
+_OWN_HEADERS = frozenset(
+    {
+        *("host", "content-length", "transfer-encoding", "connection", "keep-alive", "upgrade"),
+        *("te", "trailer", "expect", "proxy-authorization", "proxy-connection", "cookie"),
+        *("proxy-authenticate", "forwarded", "via"),
+    }
+)
+
+
+def check_document(org: Organization, document: PolicyDocument) -> None:
+    """Raise Invalid with the first problem: shape, rules, hidden rules, bindings, in this order."""
+    _check_sections(document)
+    layer = layer_of(document)
+    _raise_first(layer_problems(layer))
+    for hidden in hidden_rules(layer):
+        raise Invalid(hidden.message, field=hidden.rule, hidden_by=hidden.by)
+    for index, binding in enumerate(document.bindings):
+        _check_binding(org, document, binding, f"bindings[{index}]")
+
+
+def layer_of(document: PolicyDocument) -> Layer:
+    """The document as the core reads it; ids are field paths such as `domains[0].http[2]`."""
+    return Layer(
+        kind=LayerKind(document.kind),
+        id="document",
+        name=document.name,
+        domains=_domains(document) if document.has_domains else None,
+        tools=_tools(document) if document.has_tools else None,
+    )
+
+
+def _check_sections(document: PolicyDocument) -> None:
+    if document.kind not in PolicyKind.values:
+        raise Invalid(f"A policy is one of {', '.join(PolicyKind.values)}.", field="kind")
+    sections = (
+        ("domains", document.has_domains, document.domains),
+        ("tools", document.has_tools, document.tools),
+        ("bindings", document.kind == PolicyKind.TEAM, document.bindings),
+    )
+    for name, present, found in sections:
+        if found and not present:
+            raise Invalid(_ABSENT_SECTION[name], field=name)
+        if len(found) > MAX_RULES:
+            raise Invalid(f"At most {MAX_RULES} {name}; there are {len(found)}.", field=name)
+
+
+_ABSENT_SECTION = {
+    "domains": "The policy does not govern domains. Remove the domain rules, or let it.",
+    "tools": "The policy does not govern tools. Remove the tool rules, or let it.",
+    "bindings": "Only a team policy binds credentials. Remove the bindings here.",
+}
+
+
+def _domains(document: PolicyDocument) -> tuple[DomainRule, ...]:
+    return tuple(_domain(rule, f"domains[{index}]") for index, rule in enumerate(document.domains))
+
+
+def _domain(rule: DomainRuleDoc, at: str) -> DomainRule:
+    if len(rule.http) > MAX_RULES:
+        raise Invalid(f"At most {MAX_RULES} HTTP rules.", field=f"{at}.http")
+    return DomainRule(
+        id=at,
+        pattern=rule.pattern,
+        action=_choice(Action, rule.action, f"{at}.action"),
+        agent_credentials=_choice(
+            AgentCredentials, rule.agent_credentials, f"{at}.agent_credentials"
+        ),
+        http=tuple(_http(http, f"{at}.http[{number}]") for number, http in enumerate(rule.http)),
+    )
+
+
+def _http(rule: HttpRuleDoc, at: str) -> HttpRule:
+    return HttpRule(
+        id=at,
+        method=rule.method,
+        path=rule.path or None,
+        action=_choice(Action, rule.action, f"{at}.action"),
+    )
+
+
+def _tools(document: PolicyDocument) -> tuple[ToolRule, ...]:
+    return tuple(_tool(rule, f"tools[{index}]") for index, rule in enumerate(document.tools))
+
+
+def _tool(rule: ToolRuleDoc, at: str) -> ToolRule:
+    return ToolRule(at, rule.pattern, _choice(Action, rule.action, f"{at}.action"))
+
+
+def _check_binding(
+    org: Organization, document: PolicyDocument, binding: BindingDoc, at: str
+) -> None:
+    credential = binding.credential
+    if credential.org_id != org.pk:
+        raise Invalid("There is no such credential.", field=f"{at}.credential")
+    if document.team not in credential.allowed_teams.all():
+        raise Invalid(
+            f"The owner of “{credential}” does not allow this team. Ask the owner to add it to "
+            "the credential's teams.",
+            field=f"{at}.credential",
+        )
+    _check_injection(binding, at)
+    _raise_first(binding_problems(_binding(binding, at)))
+    refusal = binding_refusal(binding.pattern, credential.allowed_hosts)
+    if refusal:
+        raise Invalid(refusal, field=f"{at}.pattern")
+
+
+def _check_injection(binding: BindingDoc, at: str) -> None:
+    kind = kinds.get(binding.credential.kind)
+    ways = kind.injections if kind else ()
+    if binding.injection not in ways:
+        raise Invalid(
+            f"“{binding.credential}” can be injected as {' or '.join(ways) or 'nothing'}.",
+            field=f"{at}.injection",
+        )
+    if binding.injection != Injection.HEADER and (binding.header or binding.template):
+        raise Invalid(
+            "Header and template are for the injection “header”. Leave both empty.",
+            field=f"{at}.header",
+        )
+    if binding.header.lower() in _OWN_HEADERS:
+        raise Invalid(
+            f"“{binding.header}” is written by the proxy itself. Name another header.",
+            field=f"{at}.header",
+        )
+
+
+def _binding(binding: BindingDoc, at: str) -> Binding:
+    credential = binding.credential
+    return Binding(
+        id=at,
+        credential_id=str(credential.pk),
+        credential_name=credential.name,
+        pattern=binding.pattern,
+        injection=_choice(Injection, binding.injection, f"{at}.injection"),
+        allowed_hosts=tuple(credential.allowed_hosts),
+        method=binding.method,
+        path=binding.path or None,
+        header=binding.header,
+        template=binding.template,
+        username=credential.username,
+    )
+
+
+def _choice(enum: type[Choice], text: str, field: str) -> Choice:
+    try:
+        return enum(text)
+    except ValueError as error:
+        raise Invalid(f"“{text[:50]}” is not one of {', '.join(enum)}.", field=field) from error
+
+
+def _raise_first(problems: Iterable[Problem]) -> None:
+    for problem in problems:
+        raise Invalid(problem.message, field=f"{problem.rule}.{problem.field}")
