@@ -95,7 +95,7 @@ class EgressTwin:
             "upstream_ca_file": str(upstream_ca_file) if upstream_ca_file else None,
             "limits": asdict(limits or Limits()),
         }
-        self.process = subprocess.Popen(
+        self.process = subprocess.Popen(  # noqa: S603  our own module, no shell
             [sys.executable, "-m", "tests.twins.egress", json.dumps(options)],
             cwd=ROOT,
             pass_fds=(self.listener.fileno(), theirs.fileno()),
@@ -138,7 +138,8 @@ class EgressTwin:
         lines: list[str] = []
         for path in sorted(self.spool_dir.iterdir()):
             lines += path.read_text().splitlines()
-        return [json.loads(line) for line in lines]
+        found: list[dict[str, Any]] = [json.loads(line) for line in lines]
+        return found
 
     def event(self, decision_id: str, seconds: float = 5.0) -> dict[str, Any]:
         """The event of one decision; waits for it."""

@@ -337,7 +337,7 @@ def _slow(_: Seen, rest: str) -> Iterator[bytes]:
 
 def _drip(_: Seen, rest: str) -> Iterator[bytes]:
     """A stream that goes on for `rest` seconds, ten events a second."""
-    yield b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+    yield _CHUNKED_HEAD
     for number in range(int(float(rest) * 10)):
         event = f"data: {number}\n\n".encode()
         yield b"%x\r\n%s\r\n" % (len(event), event)
@@ -374,17 +374,22 @@ def _redirect(seen: Seen, _: str) -> Iterator[bytes]:
 
 def _raw(_: Seen, rest: str) -> Iterator[bytes]:
     """Answers that are none, or not whole."""
-    yield {
-        "garbage": b"\x00\x01\x02 not http\r\n\r\n",
-        "two-lengths": b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
-        "both": b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-        "bad-chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\nhello\r\n0\r\n\r\n",
-        "fold": b"HTTP/1.1 200 OK\r\nX-A: b\r\n c\r\nContent-Length: 0\r\n\r\n",
-        "large": b"HTTP/1.1 200 OK\r\nX-A: " + b"a" * 70_000 + b"\r\nContent-Length: 0\r\n\r\n",
-        "split": b"HTTP/1.1 200 OK\r\nX-A: b\nSet-Cookie: evil=1\r\nContent-Length: 0\r\n\r\n",
-        "padded": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5  ;x=y\r\nhello\r\n0\r\n\r\n",
-        "alt-svc": b'HTTP/1.1 200 OK\r\nAlt-Svc: h3=":443"\r\nContent-Length: 0\r\n\r\n',
-    }[rest]
+    yield _ODD[rest]
+
+
+_CHUNKED_HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+_EMPTY = b"Content-Length: 0\r\n\r\n"
+_ODD = {
+    "garbage": b"\x00\x01\x02 not http\r\n\r\n",
+    "two-lengths": b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+    "both": b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n" + _CHUNKED_HEAD[17:] + b"0\r\n\r\n",
+    "bad-chunk": _CHUNKED_HEAD + b"-5\r\nhello\r\n0\r\n\r\n",
+    "fold": b"HTTP/1.1 200 OK\r\nX-A: b\r\n c\r\nContent-Length: 0\r\n\r\n",
+    "large": b"HTTP/1.1 200 OK\r\nX-A: " + b"a" * 70_000 + b"\r\nContent-Length: 0\r\n\r\n",
+    "split": b"HTTP/1.1 200 OK\r\nX-A: b\nSet-Cookie: evil=1\r\nContent-Length: 0\r\n\r\n",
+    "padded": _CHUNKED_HEAD + b"5  ;x=y\r\nhello\r\n0\r\n\r\n",
+    "alt-svc": b'HTTP/1.1 200 OK\r\nAlt-Svc: h3=":443"\r\nContent-Length: 0\r\n\r\n',
+}
 
 
 def _truncate(_: Seen, __: str) -> Iterator[bytes]:
@@ -393,8 +398,8 @@ def _truncate(_: Seen, __: str) -> Iterator[bytes]:
 
 
 def _silent(_: Seen, __: str) -> Iterator[bytes]:
-    raise EOFError
     yield b""
+    raise EOFError
 
 
 _ROUTES: dict[str, Callable[[Seen, str], Iterator[bytes]]] = {

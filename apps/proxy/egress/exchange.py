@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from apps.policies.core import hosts
+from apps.common import hosts
 from apps.policies.types import Action, HttpRequest
 from apps.proxy.egress import answers, body, inject, response
 from apps.proxy.egress.answers import Answer, RefusedError, denied

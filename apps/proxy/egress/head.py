@@ -19,7 +19,7 @@ import re
 from dataclasses import dataclass
 from typing import NoReturn
 
-from apps.policies.core.hosts import HostError, parse_host
+from apps.common.hosts import HostError, parse_host
 
 CHUNKED = -1
 UNTIL_CLOSE = -2
@@ -285,7 +285,7 @@ def _response_body(status: int, method: str, fields: tuple[Field, ...]) -> int:
 def parse_authority(text: str, default_port: int | None) -> Authority:
     """Parse `host[:port]` (RFC 3986 3.2 without userinfo); raises HeadError (400).
 
-    Not accepted: userinfo, percent-escapes, non-ASCII, and what `apps.policies.core.hosts` cannot
+    Not accepted: userinfo, percent-escapes, non-ASCII, and what `apps.common.hosts` cannot
     read in exactly one way (odd IPv4 spellings, empty labels). The host comes back in its one form.
     """
     match = _AUTHORITY.fullmatch(text)

@@ -54,15 +54,13 @@ def run_proxy(listeners: list[socket.socket], control: socket.socket, config: Eg
 
 
 def _obey(plane: Plane, control: socket.socket, message: dict[str, Any]) -> None:
-    answer: dict[str, Any] = {"op": "unknown"}
-    if message.get("op") == "bundle":
-        answer = _apply(plane, message.get("bundle"))
-    elif message.get("op") == "cut":
-        plane.cut()
-        answer = {"op": "cut"}
-    elif message.get("op") == "ping":
-        answer = {"op": "pong"}
-    frames.send_frame(control, answer)
+    match message.get("op"):
+        case "bundle":
+            frames.send_frame(control, _apply(plane, message.get("bundle")))
+        case "cut":
+            plane.cut()
+        case "ping":
+            frames.send_frame(control, {"op": "pong"})
 
 
 def _apply(plane: Plane, bundle: object) -> dict[str, Any]:

@@ -127,7 +127,7 @@ class Dialer:
         mapped = self._config.address_map
         place = mapped.get(f"{authority.host}:{authority.port}") or mapped.get(authority.host)
         if place is not None:
-            return self._first_of(line, [place]), ()
+            return self._first_of(line, [(place[0], place[1])]), ()
         addresses = _resolve(authority)
         judge(addresses)
         return self._first_of(line, [(ip, authority.port) for ip in addresses]), addresses
