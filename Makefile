@@ -23,7 +23,7 @@ dev:
 	@deploy/setup.sh packages test
 
 demo: embedded ## play one governed agent session and leave the UI up (ARGS=--once ends after it)
-	@$(PY) manage.py demo $(ARGS)
+	@LENS_DATA_DIR="$${LENS_DATA_DIR:-$(CURDIR)/data/demo}" $(PY) manage.py demo $(ARGS)
 
 up: embedded ## start the platform, empty, on this machine
 	@$(PY) manage.py up $(ARGS)
