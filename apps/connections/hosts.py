@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from apps.common.errors import Invalid
-from apps.policies.core.hosts import HostPattern, PatternError, parse_pattern
-from apps.policies.core.shared import shared_domain
+from apps.common.hosts import HostPattern, PatternError, parse_pattern
+from apps.common.shared_domains import shared_domain
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -8,15 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from apps.policies.core.hosts import HostPattern, PatternError, covers, parse_pattern
-from apps.policies.core.shared import shared_domain
+from apps.common.hosts import HostPattern, PatternError, covers, parse_pattern
+from apps.common.shared_domains import shared_domain
 from apps.policies.types import AgentCredentials, Binding, LayerKind, Passed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from apps.common.hosts import Host
     from apps.policies.core.compiled import BindingEntry
-    from apps.policies.core.hosts import Host
 
 
 @dataclass(frozen=True, slots=True)

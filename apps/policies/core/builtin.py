@@ -13,7 +13,7 @@ from apps.policies.core.providers import PROVIDER_HOSTS
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from apps.policies.core.hosts import Host, HostPattern
+    from apps.common.hosts import Host, HostPattern
 
 # Names under which clouds and container runtimes serve instance credentials.
 METADATA_NAMES = frozenset(

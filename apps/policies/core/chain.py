@@ -21,8 +21,8 @@ from apps.policies.types import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from apps.common.hosts import Host
     from apps.policies.core.compiled import Compiled
-    from apps.policies.core.hosts import Host
 
 Http = tuple[str, tuple[str, ...]]
 """Method and canonical path segments of an HTTP request."""

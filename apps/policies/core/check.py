@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from apps.common.addresses import parse_network
+from apps.common.hosts import HostPattern, PatternError, parse_pattern
 from apps.policies.core.globs import GlobError, parse_name_glob, parse_path_glob
-from apps.policies.core.hosts import HostPattern, PatternError, parse_pattern
 from apps.policies.types import (
     Action,
     AgentCredentials,

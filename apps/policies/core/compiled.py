@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from apps.common.hosts import HostPattern, parse_pattern
+from apps.common.shared_domains import shared_domain
 from apps.policies.core.check import bundle_problems
 from apps.policies.core.globs import PathGlob, parse_name_glob, parse_path_glob
-from apps.policies.core.hosts import HostPattern, parse_pattern
-from apps.policies.core.shared import shared_domain
 from apps.policies.types import (
     BUNDLE_FORMAT,
     STRICTNESS,

@@ -18,6 +18,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from apps.common.hosts import HostError, parse_host
 from apps.policies.core.bindings import Outgoing, choose_binding, strips
 from apps.policies.core.builtin import (
     Refusal,
@@ -29,7 +30,6 @@ from apps.policies.core.builtin import (
 from apps.policies.core.chain import Answer, combine, domain_answer, tool_answer
 from apps.policies.core.check import METHOD, TIERS
 from apps.policies.core.compiled import Compiled, compiled
-from apps.policies.core.hosts import HostError, parse_host
 from apps.policies.core.paths import Ambiguous, canonical, segments
 from apps.policies.types import (
     Action,
@@ -42,7 +42,7 @@ from apps.policies.types import (
 )
 
 if TYPE_CHECKING:
-    from apps.policies.core.hosts import Host
+    from apps.common.hosts import Host
 
 _TOOL_NAME = re.compile(r"[A-Za-z0-9_./-]{1,64}")
 # TRACE sends the request back, and with it the credential that was injected.

@@ -13,10 +13,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+from apps.common.hosts import covers
 from apps.policies.core.check import layer_problems
 from apps.policies.core.compiled import DomainEntry, HttpEntry, ToolEntry, compile_layer
 from apps.policies.core.globs import covers_name, covers_path, parse_path_glob
-from apps.policies.core.hosts import covers
 from apps.policies.types import Action, DomainRule, Layer
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from apps.common.addresses import NEVER
+from apps.common.hosts import Host, HostPattern, covers, overlaps, parse_pattern, subnet
 from apps.policies.core.builtin import name_refusal, platform_refusal, provider_refusal
 from apps.policies.core.check import layer_problems
 from apps.policies.core.compiled import (
@@ -21,7 +22,6 @@ from apps.policies.core.compiled import (
 )
 from apps.policies.core.globs import covers_name, overlaps_name
 from apps.policies.core.hidden import domain_name, tool_name
-from apps.policies.core.hosts import Host, HostPattern, covers, overlaps, parse_pattern, subnet
 from apps.policies.types import Action
 
 if TYPE_CHECKING:

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from apps.common.hosts import parse_host, parse_pattern
+from apps.common.shared_domains import SHARED_DOMAINS, shared_domain
 from apps.policies.core.bindings import Outgoing, binding_refusal, choose_binding, strips
 from apps.policies.core.compiled import compile_bundle
-from apps.policies.core.hosts import parse_host, parse_pattern
-from apps.policies.core.shared import SHARED_DOMAINS, shared_domain
 from apps.policies.types import (
     BUNDLE_FORMAT,
     AgentCredentials,

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from apps.common.hosts import parse_host, parse_pattern
 from apps.policies.core.builtin import (
     address_refusal,
     is_provider,
@@ -13,7 +14,6 @@ from apps.policies.core.builtin import (
     platform_refusal,
     provider_refusal,
 )
-from apps.policies.core.hosts import parse_host, parse_pattern
 from apps.policies.core.providers import PROVIDER_HOSTS
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apps.common.addresses import parse_address
-from apps.policies.core.hosts import (
+from apps.common.hosts import (
     Host,
     HostError,
     PatternError,

@@ -6,7 +6,7 @@ to one exact host under such a domain is fine; a wildcard over it is not.
 
 from __future__ import annotations
 
-from apps.policies.core.hosts import HostPattern, covers_host, parse_pattern
+from apps.common.hosts import HostPattern, covers_host, parse_pattern
 
 # Data, one domain a line: anybody can have a name below it and run code or read headers there.
 SHARED_DOMAINS: tuple[str, ...] = (
