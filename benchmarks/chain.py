@@ -4,8 +4,8 @@ The stages, each measured in the same run and interleaved with the others, so th
 slows all alike:
 
 - `exec`: `true` in the warm sandbox, asked of sandboxd directly (no MCP, no Django);
-- `mcp`: the same `true` asked through MCP, with authentication, policy and audit; its overhead is the
-  difference of the medians;
+- `mcp`: the same `true` asked through MCP, with authentication, policy and audit; its overhead is
+  the difference of the medians;
 - `chain`: curl to the twin through the egress proxy, asked through MCP;
 - `egress`: curl's own clock for that request (CONNECT, TLS twice, policy, injection, the twin).
 """

@@ -24,7 +24,7 @@ from apps.audit.models import AuditEvent
 from apps.common import clock
 from lensagents.demo import play
 from lensagents.demo.seed import seed
-from lensagents.demo.story import HOST
+from lensagents.demo.story import HOST, steps
 from lensagents.demo.twin import TicketingTwin
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def _mark(good: bool) -> str:  # noqa: FBT001  a mark of a fact
 
 def _show_audit(since: dt.datetime, say: Callable[[str], None]) -> bool:
     """Print the session's trail once it is complete: a call's event is written after the call."""
-    wanted = len(play.steps()) + len([1 for step in play.steps() if "http" in str(step.arguments)])
+    wanted = len(steps()) + len([1 for step in steps() if "http" in str(step.arguments)])
     deadline = time.monotonic() + AUDIT_TIMEOUT_S
     events: list[AuditEvent] = []
     while len(events) < wanted - 1 and time.monotonic() < deadline:
