@@ -139,7 +139,7 @@ def _require_create(org: Organization, project: Project | None, actor: Actor) ->
         require(actor, "credential.create", org)
         return
     require(actor, "credential.create", project)
-    if project.org_id != org.pk:
+    if project.org_id != org.pk or project.deleted_at is not None:
         raise NotFound("Not found.")
 
 

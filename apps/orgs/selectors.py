@@ -72,9 +72,9 @@ def teams_visible(actor: Actor | None) -> QuerySet[Team]:
 
 
 def projects_visible(actor: Actor | None) -> QuerySet[Project]:
-    """Projects: all for readers, the granted ones for others."""
+    """Projects that still exist: all for readers, the granted ones for others."""
     own = Q(pk__in=projects_of(actor)) if actor else Q()
-    return visible(Project.objects.all(), actor, "project.view", own)
+    return visible(Project.objects.filter(deleted_at=None), actor, "project.view", own)
 
 
 def memberships_visible(actor: Actor | None) -> QuerySet[Membership]:

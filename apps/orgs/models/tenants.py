@@ -44,6 +44,7 @@ class Project(TenantRow):
     slug = SlugField()
     name = models.CharField(max_length=200)
     description = models.TextField(blank=True)
+    deleted_at = models.DateTimeField(null=True, blank=True, editable=False)
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["org", "slug"], name="project_slug_in_org")]

@@ -12,7 +12,8 @@ from apps.orgs import revision
 from apps.orgs.access import require
 from apps.orgs.events import OrgAction
 from apps.orgs.models import Project, ProjectGrant, ProjectRole, Team
-from apps.orgs.services.teams import live
+from apps.orgs.services.projects import live_project
+from apps.orgs.services.teams import live_team
 from apps.orgs.trail import note
 
 if TYPE_CHECKING:
@@ -25,9 +26,10 @@ def grant_set(
 ) -> ProjectGrant:
     """Give the team this role on the project, or change the role that it has."""
     require(actor, "grant.create", team)
-    team = live(team)
+    team = live_team(team)
     if project.org_id != team.org_id:
         raise Invalid("There is no such project in this organization.", field="project")
+    project = live_project(project)
     grant = ProjectGrant.objects.select_for_update().filter(team=team, project=project).first()
     if grant is None:
         return _grant_new(team, project, role, actor)

@@ -1,14 +1,16 @@
-"""Projects: bundles of credentials and connections that teams are granted."""
+"""Projects: bundles of credentials and connections that teams are granted.
+
+A deleted project stays as a row: its audit trail and its past sandboxes point to it.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from django.db import transaction
-from django.db.models import ProtectedError
 
-from apps.common import rows
-from apps.common.errors import Conflict
+from apps.common import clock, rows
+from apps.common.errors import NotFound
 from apps.orgs import revision
 from apps.orgs.access import require
 from apps.orgs.events import OrgAction
@@ -39,7 +41,7 @@ def project_update(
 ) -> Project:
     """Change what is given; None keeps. The slug never changes."""
     require(actor, "project.update", project)
-    project = rows.locked(project)
+    project = live_project(project)
     changes = rows.update(project, rows.given(name=name, description=description))
     if changes:
         revision.bump()
@@ -48,15 +50,24 @@ def project_update(
 
 
 @transaction.atomic
-def project_delete(project: Project, *, actor: Actor) -> None:
-    """Delete it with its grants; Conflict while credentials or sandboxes belong to it."""
+def project_delete(project: Project, *, actor: Actor) -> Project:
+    """Soft: all grants go, so that its sandboxes stop; its slug stays taken.
+
+    Its credentials stay in the vault, out of reach: no sandbox works in the project any more.
+    """
     require(actor, "project.delete", project)
-    project = rows.locked(project)
+    project = live_project(project)
+    teams = sorted(project.grants.values_list("team__slug", flat=True))
+    project.grants.all().delete()
+    changes = rows.update(project, {"deleted_at": clock.now()})
     revision.bump()
-    note(actor, OrgAction.PROJECT_DELETE, project, {"slug": (project.slug, None)})
-    try:
-        project.delete()
-    except ProtectedError as error:
-        raise Conflict(
-            "The project still has credentials or sandboxes. Delete and stop them first."
-        ) from error
+    note(actor, OrgAction.PROJECT_DELETE, project, {**changes, "granted_teams": (teams, [])})
+    return project
+
+
+def live_project(project: Project) -> Project:
+    """The project as it is now, locked; NotFound once it is deleted."""
+    project = rows.locked(project)
+    if project.deleted_at is not None:
+        raise NotFound("Not found.")
+    return project

@@ -38,7 +38,7 @@ def team_update(
 ) -> Team:
     """Change what is given; None keeps. The slug never changes."""
     require(actor, "team.update", team)
-    team = live(team)
+    team = live_team(team)
     changes = rows.update(team, rows.given(name=name, description=description))
     if changes:
         revision.bump()
@@ -50,14 +50,14 @@ def team_update(
 def team_delete(team: Team, *, actor: Actor) -> Team:
     """Soft: the tokens of its agents stop at once, and its slug stays taken."""
     require(actor, "team.delete", team)
-    team = live(team)
+    team = live_team(team)
     changes = rows.update(team, {"deleted_at": clock.now()})
     revision.bump()
     note(actor, OrgAction.TEAM_DELETE, team, changes)
     return team
 
 
-def live(team: Team) -> Team:
+def live_team(team: Team) -> Team:
     """The team as it is now, locked; NotFound once it is deleted."""
     team = rows.locked(team)
     if team.deleted_at is not None:
