@@ -224,6 +224,9 @@ class Spool:
             return True
         if self._closed:
             return False
+        if self._fd >= 0:
+            os.close(self._fd)  # the parent's: as long as a copy is open, its lock looks alive
+            self._fd = -1
         try:
             self._open()
         except OSError:
