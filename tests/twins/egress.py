@@ -125,7 +125,7 @@ class EgressTwin:
     def tell(self, message: dict[str, Any]) -> dict[str, Any]:
         """Send a control message and return the answer."""
         frames.send_frame(self.control, message)
-        answer = frames.recv_frame(self.control)
+        answer: dict[str, Any] | None = frames.recv_frame(self.control)
         assert answer is not None
         return answer
 

@@ -108,6 +108,7 @@ class Reply:
         return [(name.lower(), value.strip()) for name, _, value in pairs]
 
     def header(self, name: str) -> str | None:
+        """The value of the first field with this lower-case name."""
         return next((value for key, value in self.headers if key == name), None)
 
     @cached_property
