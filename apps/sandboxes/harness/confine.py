@@ -1,0 +1,70 @@
+"""Give up privileges: the steps that pid 1, every command and every proxy go through, in order.
+
+Order matters. Files are opened before Landlock forbids it; groups go before the user, since only
+root may drop them; the bounding set goes while CAP_SETPCAP is still there; no_new_privs comes
+before Landlock and seccomp, which ask for it.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+from dataclasses import dataclass
+
+from apps.sandboxes.harness import syscalls
+
+# pid 1 keeps what it takes to start a command as the agent and to end it; nothing to mount,
+# trace, configure a network or override a permission with.
+PID_1_CAPABILITIES = frozenset(
+    {syscalls.CAP_KILL, syscalls.CAP_SETGID, syscalls.CAP_SETUID, syscalls.CAP_SETPCAP}
+)
+# NOROOT, NO_CAP_AMBIENT_RAISE and their locks: executing as user 0 would give nothing either.
+_SECUREBITS = 0x1 | 0x2 | 0x40 | 0x80
+_WRITABLE = ("/workspace", "/tmp", "/dev/shm", "/dev/pts")  # noqa: S108 the sandbox's own
+_DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty")
+WRITABLE = (*_WRITABLE, *_DEVICES)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Whom to become. In rootless mode `drop_user` is false: there is one user, already ours."""
+
+    uid: int
+    gid: int
+    drop_user: bool
+
+
+def become(identity: Identity) -> None:
+    """Drop groups, user, all capabilities and the way back to any of them."""
+    if identity.drop_user:
+        syscalls.prctl(syscalls.PR_SET_SECUREBITS, _SECUREBITS)
+        syscalls.drop_bounding()
+        os.setgroups([])
+        os.setresgid(identity.gid, identity.gid, identity.gid)
+        os.setresuid(identity.uid, identity.uid, identity.uid)
+    syscalls.set_capabilities(frozenset())
+    syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
+
+
+def reset_signals() -> None:
+    """Default handling for every signal and nothing blocked: Python ignores some by itself."""
+    signal.set_wakeup_fd(-1)
+    for number in signal.valid_signals():
+        if number not in (signal.SIGKILL, signal.SIGSTOP):
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def lower_limit(kind: int, value: int) -> None:
+    """Set both limits to `value`, or leave a hard limit that is already lower."""
+    _, hard = resource.getrlimit(kind)
+    if hard != resource.RLIM_INFINITY:
+        value = min(value, hard)
+    resource.setrlimit(kind, (value, value))
+
+
+def undumpable() -> None:
+    """No core file, and our /proc entries belong to root: the same user cannot read or trace us."""
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

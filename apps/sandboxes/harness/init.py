@@ -1,0 +1,332 @@
+"""Process 1 of a sandbox: builds it from the inside, then starts what sandboxd asks for.
+
+It reads two things: short messages of sandboxd (never an agent's bytes, which only the children
+see, after they have dropped everything) and the end of its children. When sandboxd's end of the
+control socket closes, for whatever reason, it exits, and the kernel ends every process of the
+namespace with it.
+
+Messages in: `trust` (with the authority's certificate), then any number of `run` (a kind, with the
+descriptors of the job) and `kill`. Out, while it is being built: `pid`, `listeners`, `ready`, or
+`failed` with the step and errno.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import gc
+import os
+import resource
+import select
+import signal
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from apps.sandboxes.harness import (
+    confine,
+    env,
+    fetch,
+    forker,
+    ipc,
+    job,
+    landlock,
+    rootfs,
+    seccomp,
+    syscalls,
+)
+from apps.sandboxes.harness.confine import Identity
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_BUILD_TIMEOUT = 20.0
+_OOM_SCORE = 500  # the agent's processes go before anything of the host's
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What one sandbox is made of, as sandboxd sends it to the forker."""
+
+    layout: rootfs.Layout
+    outer_uid: int
+    outer_gid: int
+    rootless: bool
+    pids: int
+    memory_bytes: int
+    open_files: int
+    grouped: bool
+
+    @property
+    def identity(self) -> Identity:
+        """The user of every command."""
+        return Identity(self.layout.uid, self.layout.gid, drop_user=not self.rootless)
+
+
+def to_message(spec: Spec) -> dict[str, Any]:
+    """A Spec as JSON values."""
+    return dataclasses.asdict(spec)
+
+
+def from_message(message: dict[str, Any]) -> Spec:
+    """The Spec of a message; KeyError or TypeError on a foreign one."""
+    return Spec(**{**message, "layout": rootfs.Layout(**message["layout"])})
+
+
+class Failed(Exception):
+    """A step of building the sandbox failed."""
+
+    def __init__(self, step: str, error: BaseException) -> None:
+        super().__init__(step)
+        self.message = {
+            "event": "failed",
+            "step": step,
+            "errno": getattr(error, "errno", None) or 0,
+            "message": str(error),
+        }
+
+
+@contextlib.contextmanager
+def _step(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, ipc.IpcError) as error:
+        raise Failed(name, error) from error
+
+
+def prepare() -> forker.Child:
+    """What the forker does first: load and initialise all that a sandbox's children use."""
+    fetch.preload()
+    return start
+
+
+def start(message: dict[str, Any], fds: list[int]) -> None:
+    """In a fresh child of the forker: leave the host's namespaces and fork pid 1. Never returns.
+
+    `fds`: the control socket, then `cgroup.procs` of each group to join.
+    """
+    control, spec, groups = socket.socket(fileno=fds[0]), from_message(message), fds[1:]
+    try:
+        _leave(spec, groups)
+        pid = os.fork()
+        if pid == 0:
+            _pid_1(control, spec)
+        handle = os.pidfd_open(pid)
+        ipc.send(control, {"event": "pid", "pid": pid}, [handle])
+    except Failed as error:
+        with contextlib.suppress(ipc.IpcError):
+            ipc.send(control, error.message)
+    except (OSError, ipc.IpcError):
+        os._exit(1)
+    os._exit(0)
+
+
+def _leave(spec: Spec, groups: list[int]) -> None:
+    """Join the control groups, then unshare everything (users first, where we are not root)."""
+    with _step("cgroup"):
+        for descriptor in groups:
+            os.write(descriptor, b"0")
+            os.close(descriptor)
+    if spec.rootless:
+        with _step("user namespace"):
+            _own_users(spec)
+    with _step("namespaces"):
+        syscalls.unshare(
+            syscalls.CLONE_NEWNET
+            | syscalls.CLONE_NEWNS
+            | syscalls.CLONE_NEWPID
+            | syscalls.CLONE_NEWIPC
+            | syscalls.CLONE_NEWUTS
+            | syscalls.CLONE_NEWCGROUP
+        )
+
+
+def _own_users(spec: Spec) -> None:
+    """A user namespace with the one user we have, under the number it has inside."""
+    # The map files belong to root while we are not dumpable.
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)
+    syscalls.unshare(syscalls.CLONE_NEWUSER)
+    for name, line in (
+        ("setgroups", "deny"),
+        ("uid_map", f"{spec.layout.uid} {spec.outer_uid} 1"),
+        ("gid_map", f"{spec.layout.gid} {spec.outer_gid} 1"),
+    ):
+        with open(f"/proc/self/{name}", "w") as file:
+            file.write(line)
+
+
+def _pid_1(control: socket.socket, spec: Spec) -> None:
+    """Build, then serve; leaves by _exit only, which ends the pid namespace."""
+    code = 1
+    try:
+        os.setsid()
+        restriction = _build(control, spec)
+        ipc.send(control, {"event": "ready", "landlock": landlock.abi()})
+        Init(control, spec, restriction).serve()
+        code = 0
+    except Failed as error:
+        with contextlib.suppress(ipc.IpcError):
+            ipc.send(control, error.message)
+    except ipc.IpcError:
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def _build(control: socket.socket, spec: Spec) -> int | None:
+    """Everything from an empty namespace to a closed sandbox; returns Landlock's descriptor."""
+    gc.disable()
+    os.umask(0o022)
+    bundle = rootfs.system_bundle()
+    with _step("loopback"):
+        socket.sethostname("sandbox")
+        syscalls.loopback_up()
+        listeners = _listeners()
+    ipc.send(control, {"event": "listeners"}, [s.fileno() for s in listeners])
+    for listener in listeners:
+        listener.close()
+    with _step("root"):
+        rootfs.build(spec.layout)
+    message, fds = ipc.receive(control, _BUILD_TIMEOUT)
+    ipc.close_all(fds)
+    if message.get("op") != "trust":
+        raise ipc.IpcError("expected the certificate authority")
+    root = spec.layout.mount_point
+    with _step("certificates"):
+        rootfs.trust(root, message["authority"].encode(), bundle)
+    with _step("pivot_root"):
+        rootfs.enter(root)
+        _forget_streams()
+    with _step("limits"):
+        _limits(spec)
+    with _step("privileges"):
+        return _close(spec)
+
+
+def _listeners() -> list[socket.socket]:
+    """The proxy's sockets, opened here so that they are in this network namespace for ever."""
+    found = []
+    for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+        if family == socket.AF_INET6 and not os.path.exists("/proc/net/if_inet6"):
+            continue
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((address, env.PROXY_PORT))
+        listener.listen(128)
+        found.append(listener)
+    return found
+
+
+def _forget_streams() -> None:
+    """Let go of the host's log: the sandbox holds no descriptor of the host's."""
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    for stream in (0, 1, 2):
+        os.dup2(null, stream)
+    os.close(null)
+
+
+def _limits(spec: Spec) -> None:
+    """Limits that everything inherits. Control groups count better; without them these must do."""
+    with open("/proc/self/oom_score_adj", "w") as file:
+        file.write(str(_OOM_SCORE))
+    confine.lower_limit(resource.RLIMIT_CORE, 0)
+    confine.lower_limit(resource.RLIMIT_NOFILE, spec.open_files)
+    confine.lower_limit(resource.RLIMIT_MEMLOCK, 1 << 20)
+    confine.lower_limit(resource.RLIMIT_MSGQUEUE, 1 << 18)
+    if not spec.grouped:
+        confine.lower_limit(resource.RLIMIT_NPROC, spec.pids)
+        confine.lower_limit(resource.RLIMIT_DATA, spec.memory_bytes)
+
+
+def _close(spec: Spec) -> int | None:
+    """Drop what pid 1 does not need, and confine it like its children, but for its own /proc."""
+    kept = frozenset[int]() if spec.rootless else confine.PID_1_CAPABILITIES
+    syscalls.drop_bounding(kept)
+    syscalls.set_capabilities(kept)
+    syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+    version = landlock.abi()
+    restriction = None
+    if version:
+        # Two domains, one in the other: commands share the outer, so that they may signal each
+        # other and nothing else, and none may trace or write to what only the outer holds.
+        outer = landlock.ruleset((*confine.WRITABLE, "/proc"), scoped=True, version=version)
+        restriction = landlock.ruleset(confine.WRITABLE, scoped=False, version=version)
+        landlock.restrict(outer)
+        os.close(outer)
+    seccomp.install(seccomp.build())
+    return restriction
+
+
+class Init:
+    """The loop of pid 1: start jobs, collect the dead, tell sandboxd how each job ended."""
+
+    def __init__(self, control: socket.socket, spec: Spec, restriction: int | None) -> None:
+        self.control = control
+        self.spec = spec
+        self.restriction = restriction
+        self.jobs: dict[int, socket.socket] = {}
+        self.wake_read, self.wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def serve(self) -> None:
+        """Until sandboxd's end closes, which raises IpcError."""
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(self.wake_write, warn_on_full_buffer=False)
+        poll = select.poll()
+        poll.register(self.control, select.POLLIN)
+        poll.register(self.wake_read, select.POLLIN)
+        while True:
+            ready = {descriptor for descriptor, _ in poll.poll()}
+            if self.wake_read in ready:
+                os.read(self.wake_read, 4096)
+                self.reap()
+            if self.control.fileno() in ready:
+                message, fds = ipc.receive(self.control, _BUILD_TIMEOUT)
+                self.handle(message, fds)
+
+    def handle(self, message: dict[str, Any], fds: list[int]) -> None:
+        """One request of sandboxd; the first descriptor is always the job's status socket."""
+        if message.get("op") == "run":
+            self.run(message, fds)
+        else:
+            ipc.close_all(fds)
+            self.kill_everything()
+
+    def run(self, message: dict[str, Any], fds: list[int]) -> None:
+        """Fork a child for the job; a fork that the limits refuse is the job's answer."""
+        status = socket.socket(fileno=fds[0])
+        try:
+            pid = os.fork()
+        except OSError as error:
+            self.report(status, {"error": "process_limit", "errno": error.errno})
+            ipc.close_all(fds[1:])
+            return
+        if pid == 0:
+            job.run(message, fds, self.spec.identity, self.restriction)
+        ipc.close_all(fds[1:])
+        self.jobs[pid] = status
+
+    def reap(self) -> None:
+        """Collect every dead process; orphans of any command end up here too."""
+        while True:
+            try:
+                pid, result = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            status = self.jobs.pop(pid, None)
+            if status is not None:
+                code = os.waitstatus_to_exitcode(result)
+                self.report(status, {"exit_code": code} if code >= 0 else {"signal": -code})
+
+    def report(self, status: socket.socket, message: dict[str, Any]) -> None:
+        """Answer a job and close its socket; sandboxd may have given up on it."""
+        with contextlib.suppress(ipc.IpcError):
+            ipc.send(status, message)
+        status.close()
+
+    def kill_everything(self) -> None:
+        """Without control groups a job's descendants cannot be told apart, so all jobs end."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(-1, signal.SIGKILL)

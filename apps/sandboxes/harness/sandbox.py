@@ -1,0 +1,232 @@
+"""One running sandbox, seen from sandboxd: its processes, its sockets, and how it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from apps.common.errors import Conflict, Invalid, NotFound, Unavailable
+from apps.common.frames import FrameError, recv_frame, send_frame
+from apps.sandboxes.harness import ipc
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from apps.sandboxes.harness.cgroups import JobGroup, SandboxGroup
+    from apps.sandboxes.harness.config import Limits
+
+_PROXY_TIMEOUT = 5.0
+_PROXY_GRACE = 0.75  # it writes its last audit events
+_DEATH_TIMEOUT = 5.0
+
+
+@dataclass(slots=True)
+class Process:
+    """A process of ours on the host: signalled and waited for without a race on its number."""
+
+    pid: int
+    handle: int
+
+    def kill(self) -> None:
+        """SIGKILL; nothing when it is gone."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.handle, signal.SIGKILL)
+
+    def ended(self, timeout: float) -> bool:
+        """Whether it has ended, waiting up to `timeout` seconds."""
+        poll = select.poll()
+        poll.register(self.handle, select.POLLIN)
+        return bool(poll.poll(timeout * 1000))
+
+    def close(self) -> None:
+        """Let go of the handle."""
+        ipc.close_all([self.handle])
+
+
+@dataclass(slots=True, eq=False)
+class Sandbox:
+    """`failure` is "" while it runs, else why it is over. Methods are safe to call from threads."""
+
+    id: str
+    slot: int
+    limits: Limits
+    env: Mapping[str, str]
+    spool: str
+    group: SandboxGroup | None = None
+    init: Process | None = None
+    proxy: Process | None = None
+    control: socket.socket | None = None
+    proxy_control: socket.socket | None = None
+    report: list[dict[str, Any]] = field(default_factory=list)
+    landlock: int = 0
+    created_ms: float = 0.0
+    failure: str = ""
+    ready: bool = False
+    ended: threading.Event = field(default_factory=threading.Event)
+    _claimed: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _proxy_lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def state(self) -> str:
+        """creating, ready or failed."""
+        if self.failure:
+            return "failed"
+        return "ready" if self.ready else "creating"
+
+    def claim_end(self, reason: str) -> bool:
+        """Whether the caller is the one who ends it: true once, whoever comes first."""
+        with self._lock:
+            self.failure = self.failure or reason
+            first, self._claimed = not self._claimed, True
+        return first
+
+    def start_job(self, message: dict[str, Any], fds: list[int]) -> None:
+        """Hand a job to pid 1. Raises Conflict when the sandbox is over."""
+        with self._lock:
+            if self.control is None or self.failure:
+                raise self.gone()
+            try:
+                ipc.send(self.control, message, fds)
+            except ipc.IpcError as error:
+                raise self.gone() from error
+
+    def gone(self) -> Conflict:
+        """The error of a sandbox that has ended under a call."""
+        reason = self.failure or "stopped"
+        return Conflict(f"the sandbox is over: {reason}", code="sandbox_stopped")
+
+    def new_group(self) -> JobGroup | None:
+        """A control group for one job, if there are any."""
+        with self._lock:
+            return self.group.job() if self.group else None
+
+    def kill_job(self, group: JobGroup | None) -> None:
+        """End a job and all it started; without groups, every job of the sandbox."""
+        if group is not None:
+            group.kill()
+            return
+        with contextlib.suppress(Conflict):
+            self.start_job({"op": "kill"}, [])
+
+    def finished(self, group: JobGroup | None) -> None:
+        """A job is over; its group goes as soon as nothing it started runs."""
+        if group is not None:
+            with self._lock:
+                if self.group is not None:
+                    self.group.finished(group)
+
+    def apply(self, bundle: dict[str, Any]) -> int:
+        """Give the proxy a policy bundle; the version it now enforces.
+
+        Raises Invalid `bundle_refused`; a proxy that does not answer ends the sandbox.
+        """
+        answer = self._ask_proxy({"op": "bundle", "bundle": bundle})
+        if answer.get("op") != "applied":
+            reason = str(answer.get("reason", "the proxy refused the bundle"))
+            raise Invalid(reason, field="bundle", code="bundle_refused")
+        return int(answer["version"])
+
+    def cut(self) -> None:
+        """Close every connection that runs through the proxy."""
+        self._ask_proxy({"op": "cut"})
+
+    def _ask_proxy(self, message: dict[str, Any]) -> dict[str, Any]:
+        with self._proxy_lock:
+            if self.proxy_control is None or self.failure:
+                raise self.gone()
+            try:
+                self.proxy_control.settimeout(_PROXY_TIMEOUT)
+                send_frame(self.proxy_control, message)
+                answer = recv_frame(self.proxy_control)
+            except (OSError, FrameError) as error:
+                self._fail_closed()
+                raise Unavailable("the proxy does not answer", code="sandbox_failed") from error
+        if answer is None:
+            self._fail_closed()
+            raise Unavailable("the proxy has ended", code="sandbox_failed")
+        return answer
+
+    def _fail_closed(self) -> None:
+        """End the processes; the monitor sees that and removes the rest."""
+        self.failure = self.failure or "proxy_failed"
+        for process in (self.init, self.proxy):
+            if process is not None:
+                process.kill()
+
+    def stop(self) -> None:
+        """End every process, then remove what is left. Idempotent; called once per sandbox.
+
+        Raises OSError if the kernel does not let go of a process within five seconds.
+        """
+        self.ready = False
+        if self.init is not None:
+            self.init.kill()
+        self._close_sockets()
+        if self.init is not None and not self.init.ended(_DEATH_TIMEOUT):
+            raise OSError("the sandbox's processes do not end")
+        if self.proxy is not None and not self.proxy.ended(_PROXY_GRACE):
+            self.proxy.kill()
+            self.proxy.ended(_DEATH_TIMEOUT)
+        for process in (self.init, self.proxy):
+            if process is not None:
+                process.close()
+        self.init = self.proxy = None
+        with self._lock:
+            group, self.group = self.group, None
+        if group is not None:
+            group.remove()
+
+    def _close_sockets(self) -> None:
+        """Shut both control sockets down, which also wakes whoever waits on one."""
+        for sock in (self.control, self.proxy_control):
+            if sock is not None:
+                with contextlib.suppress(OSError):
+                    sock.shutdown(socket.SHUT_RDWR)
+        with self._lock:
+            if self.control is not None:
+                self.control.close()
+            self.control = None
+        with self._proxy_lock:
+            if self.proxy_control is not None:
+                self.proxy_control.close()
+            self.proxy_control = None
+
+
+def spool_directory(root: str, sandbox_id: str, uid: int, gid: int) -> str:
+    """Make the proxy's own audit folder: it writes, the control plane's group reads and deletes."""
+    path = os.path.join(root, sandbox_id)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path, 0o700)
+    if os.geteuid() == 0:
+        os.chown(path, uid, gid)
+    os.chmod(path, 0o2770)  # noqa: S103 the group is the writer of the audit trail
+    return path
+
+
+def hand_over_spool(path: str, uid: int, gid: int) -> None:
+    """After the proxy's end the folder is the control plane's; an empty one goes at once."""
+    try:
+        os.rmdir(path)
+    except OSError:
+        if os.geteuid() == 0:
+            with contextlib.suppress(FileNotFoundError):
+                os.chown(path, uid, gid)
+                os.chmod(path, 0o2770)  # noqa: S103 same
+
+
+def milliseconds_since(start: float) -> float:
+    """Elapsed time for answers, from `time.monotonic()`."""
+    return round((time.monotonic() - start) * 1000, 3)
+
+
+def absent(sandbox_id: str) -> NotFound:
+    """The error of an id that we do not have."""
+    return NotFound(f"there is no sandbox {sandbox_id}", code="sandbox_not_found")

@@ -1,0 +1,251 @@
+"""The probes that run inside every new sandbox, as its user, before anyone gets it.
+
+Each asks the kernel for something that must fail (or must work), so the report says what *is*, not
+what was set up. A probe that comes out wrong makes the creation fail. Cheap: a few dozen calls.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from apps.common.frames import encode_frame
+from apps.sandboxes.harness import env, syscalls
+
+# TEST-NET-1, the metadata service, documentation IPv6: never ours, so only a route could answer.
+_OUTSIDE_4 = ("192.0.2.1", 443)
+_METADATA_4 = ("169.254.169.254", 80)
+_OUTSIDE_6 = ("2001:db8::1", 443)
+_METADATA_6 = ("fd00:ec2::254", 80)
+_TIMEOUT = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One line of the report."""
+
+    probe: str
+    ok: bool
+    detail: str
+
+
+_Check = Callable[[], str]
+
+
+class Open(Exception):
+    """Something that must be refused was not."""
+
+
+def _refused(*allowed: int) -> Callable[[OSError], str]:
+    def judge(error: OSError) -> str:
+        if error.errno not in allowed:
+            raise Open(f"unexpected {errno.errorcode.get(error.errno or 0, error.errno)}")
+        return errno.errorcode[error.errno]
+
+    return judge
+
+
+def _must_fail(action: Callable[[], object], *errnos: int) -> Callable[[], str]:
+    def check() -> str:
+        try:
+            action()
+        except OSError as error:
+            return _refused(*errnos)(error)
+        raise Open("it worked")
+
+    return check
+
+
+def _connect(family: int, address: tuple[str, int]) -> Callable[[], None]:
+    def action() -> None:
+        with socket.socket(family, socket.SOCK_STREAM) as sock:
+            sock.settimeout(_TIMEOUT)
+            sock.connect(address)
+
+    return action
+
+
+def _send_datagram() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.sendto(b"probe", _OUTSIDE_4)
+
+
+def _make_socket(family: int, kind: int, protocol: int = 0) -> Callable[[], None]:
+    def action() -> None:
+        socket.socket(family, kind, protocol).close()
+
+    return action
+
+
+def _status() -> dict[str, str]:
+    with open("/proc/thread-self/status") as file:
+        return dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
+
+
+def _equals(name: str, wanted: str) -> Callable[[], str]:
+    def check() -> str:
+        found = _status()[name].strip()
+        if found != wanted:
+            raise Open(f"{name} is {found}")
+        return found
+
+    return check
+
+
+def _no_capabilities() -> str:
+    status = _status()
+    held = [n for n in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb") if int(status[n], 16)]
+    if held:
+        raise Open(f"{', '.join(held)} not empty")
+    return "all five sets empty"
+
+
+def _not_root() -> str:
+    ids = {*os.getresuid(), *os.getresgid()}
+    if 0 in ids or 0 in os.getgroups():
+        raise Open("user or group 0")
+    if set(os.getgroups()) - {os.getgid()} and os.getuid() not in _single_user():
+        raise Open("supplementary groups are left")
+    return f"uid {os.getuid()} gid {os.getgid()}"
+
+
+def _single_user() -> set[int]:
+    """Rootless: the one user of our map. Its supplementary groups cannot be dropped (they map
+    to the overflow group and open nothing that is in the sandbox)."""
+    with open("/proc/self/uid_map") as file:
+        rows = [line.split() for line in file]
+    return {int(rows[0][0])} if len(rows) == 1 and rows[0][2] == "1" else set()
+
+
+def _no_foreign_processes() -> str:
+    """hidepid shows us our own; pid 1 of this namespace is the harness, not the host's."""
+    pids = [int(n) for n in os.listdir("/proc") if n.isdigit()]
+    limit = 16
+    if os.getpid() > limit or len(pids) > limit:
+        raise Open(f"pid {os.getpid()}, {len(pids)} processes in sight")
+    return f"{len(pids)} in sight"
+
+
+def _no_host_files() -> str:
+    with open("/proc/self/mountinfo") as file:
+        kinds = {line.split()[4]: line.split(" - ")[1].split()[0] for line in file}
+    if kinds.get("/") != "tmpfs" or "/sys" in kinds:
+        raise Open(f"the root is {kinds.get('/')}")
+    found = sorted(set(os.listdir("/")) - _EXPECTED)
+    if found:
+        raise Open(f"unexpected: {', '.join(found)[:80]}")
+    return f"root is tmpfs, {len(kinds)} mounts"
+
+
+_EXPECTED = {
+    "bin", "dev", "etc", "lib", "lib32", "lib64", "libx32", "proc", "sbin", "tmp", "usr", "var",
+    "workspace",
+}  # fmt: skip
+
+
+def _no_network() -> str:
+    names = sorted(name for _, name in socket.if_nameindex())
+    if names != ["lo"]:
+        raise Open(f"interfaces: {', '.join(names)}")
+    return "lo only"
+
+
+def _landlocked() -> str:
+    """Once we are dumpable our own /proc entry is ours to write, but for Landlock."""
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)
+    return _must_fail(_write("/proc/self/comm"), errno.EACCES)()
+
+
+def _write(path: str) -> Callable[[], None]:
+    def action() -> None:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
+
+    return action
+
+
+def _mount() -> None:
+    syscalls.mount("none", "/tmp", "tmpfs")  # noqa: S108 the sandbox's own
+
+
+def _trace() -> None:
+    if ctypes.CDLL(None, use_errno=True).ptrace(0, 0, 0, 0) == -1:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def _proxy(family: int, address: str) -> Callable[[], str]:
+    def check() -> str:
+        _connect(family, (address, env.PROXY_PORT))()
+        return f"{address}:{env.PROXY_PORT}"
+
+    return check
+
+
+def _workspace_works() -> str:
+    path = f"{env.WORKSPACE}/.selftest"
+    _write(path)()
+    os.unlink(path)
+    return "written and removed"
+
+
+def _change_root() -> None:
+    os.chroot("/tmp")  # noqa: S108 the sandbox's own
+
+
+_UNREACHABLE = (errno.ENETUNREACH, errno.EADDRNOTAVAIL)
+_NO_FAMILY = (errno.EAFNOSUPPORT, errno.EPERM, errno.EPROTONOSUPPORT)
+_READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+
+CHECKS: tuple[tuple[str, _Check], ...] = (
+    ("no_route_ipv4", _must_fail(_connect(socket.AF_INET, _OUTSIDE_4), *_UNREACHABLE)),
+    ("no_metadata_ipv4", _must_fail(_connect(socket.AF_INET, _METADATA_4), *_UNREACHABLE)),
+    ("no_route_udp", _must_fail(_send_datagram, *_UNREACHABLE)),
+    ("loopback_only", _no_network),
+    ("no_raw_socket", _must_fail(_make_socket(socket.AF_INET, socket.SOCK_RAW, 1), *_NO_FAMILY)),
+    ("no_packet_socket", _must_fail(_make_socket(17, socket.SOCK_RAW), *_NO_FAMILY)),
+    ("no_vsock", _must_fail(_make_socket(40, socket.SOCK_STREAM), *_NO_FAMILY)),
+    ("not_root", _not_root),
+    ("no_capabilities", _no_capabilities),
+    ("no_new_privs", _equals("NoNewPrivs", "1")),
+    ("seccomp", _equals("Seccomp", "2")),
+    ("no_mount", _must_fail(_mount, errno.EPERM)),
+    ("no_user_namespace", _must_fail(lambda: syscalls.unshare(syscalls.CLONE_NEWUSER), errno.EPERM)),
+    ("no_chroot", _must_fail(_change_root, errno.EPERM)),
+    ("no_ptrace", _must_fail(_trace, errno.EPERM)),
+    ("system_read_only", _must_fail(_write("/usr/.selftest"), *_READ_ONLY)),
+    ("root_read_only", _must_fail(_write("/.selftest"), *_READ_ONLY)),
+    ("kernel_settings_read_only", _must_fail(_write("/proc/sys/kernel/core_pattern"), *_READ_ONLY)),
+    ("no_host_files", _no_host_files),
+    ("no_host_processes", _no_foreign_processes),
+    ("workspace_writable", _workspace_works),
+    ("proxy_reachable_ipv4", _proxy(socket.AF_INET, "127.0.0.1")),
+)  # fmt: skip
+_CHECKS_6: tuple[tuple[str, _Check], ...] = (
+    ("no_route_ipv6", _must_fail(_connect(socket.AF_INET6, _OUTSIDE_6), *_UNREACHABLE)),
+    ("no_metadata_ipv6", _must_fail(_connect(socket.AF_INET6, _METADATA_6), *_UNREACHABLE)),
+    ("proxy_reachable_ipv6", _proxy(socket.AF_INET6, "::1")),
+)
+
+
+def probe(name: str, check: _Check) -> Probe:
+    """Run one check; anything unexpected counts as failed."""
+    try:
+        return Probe(name, ok=True, detail=check())
+    except (Open, OSError, ValueError, KeyError) as error:
+        return Probe(name, ok=False, detail=f"{error}"[:200])
+
+
+def run(request: dict[str, Any]) -> None:
+    """Answer a frame {report}; `request` says whether Landlock is to be expected."""
+    checks = [*CHECKS]
+    if os.path.exists("/proc/net/if_inet6"):
+        checks += _CHECKS_6
+    if request["landlock"]:
+        checks.append(("landlock", _landlocked))
+    report = [asdict(probe(name, check)) for name, check in checks]
+    os.write(1, encode_frame({"report": report}))

@@ -1,0 +1,251 @@
+"""Make a sandbox, seen from sandboxd: group, namespaces, listeners, proxy, trust, self-test.
+
+Steps follow each other over sockets that each have a timeout. Whatever fails, everything made so
+far is ended and removed, and the caller gets an error: there is no sandbox with a step missing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from apps.common.errors import Invalid, LensError, Unavailable
+from apps.common.frames import FrameError, recv_frame, send_frame
+from apps.sandboxes.harness import init, ipc, rootfs, runner
+from apps.sandboxes.harness.sandbox import (
+    Process,
+    Sandbox,
+    hand_over_spool,
+    milliseconds_since,
+    spool_directory,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from apps.sandboxes.harness.cgroups import Groups
+    from apps.sandboxes.harness.config import Config, Limits
+    from apps.sandboxes.harness.forker import Client
+
+_STEP_TIMEOUT = 20.0
+_SELFTEST_TIMEOUT = 15.0
+_SELFTEST_OUTPUT = 256 * 1024
+
+
+class SpawnError(Exception):
+    """A step failed; `step` and `number` (errno, 0 if none) are what the remedy depends on."""
+
+    def __init__(self, step: str, number: int, message: str) -> None:
+        super().__init__(f"{step}: {message}")
+        self.step = step
+        self.number = number
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a caller asks for, checked."""
+
+    id: str
+    token: str
+    bundle: dict[str, Any]
+    identity: dict[str, Any]
+    env: Mapping[str, str]
+    limits: Limits
+
+
+@dataclass(frozen=True, slots=True)
+class Spawner:
+    """The two fork servers and what every sandbox has in common."""
+
+    config: Config
+    groups: Groups
+    forker: Client
+    zygote: Client
+    rootless: bool
+
+    def spec(self, slot: int, limits: Limits) -> init.Spec:
+        """The sandbox of `slot`: its users are its own among all that run."""
+        inside = self.config.sandbox_uid_base + slot
+        layout = rootfs.Layout(
+            mount_point=str(self.config.root_mount),
+            system_paths=self.config.system_paths,
+            uid=inside,
+            gid=inside,
+            workspace_bytes=limits.workspace_bytes,
+            workspace_inodes=limits.workspace_inodes,
+            tmp_bytes=limits.tmp_bytes,
+            tmp_inodes=limits.tmp_inodes,
+            shm_bytes=limits.shm_bytes,
+        )
+        return init.Spec(
+            layout=layout,
+            outer_uid=os.geteuid(),
+            outer_gid=os.getegid(),
+            rootless=self.rootless,
+            pids=limits.pids,
+            memory_bytes=limits.memory_bytes,
+            open_files=limits.open_files,
+            grouped=self.groups.complete,
+        )
+
+    def proxy_ids(self, slot: int) -> tuple[int, int]:
+        """User and group of the proxy of `slot`."""
+        if self.rootless:
+            return os.geteuid(), os.getegid()
+        return (self.config.proxy_uid_base + slot,) * 2
+
+    def create(self, wanted: Wanted, slot: int) -> Sandbox:
+        """A sandbox that passed its self-test. Raises LensError; then nothing of it is left."""
+        started = time.monotonic()
+        uid, _ = self.proxy_ids(slot)
+        root, gid = str(self.config.spool_root), self.config.control_gid
+        sandbox = Sandbox(
+            wanted.id,
+            slot,
+            wanted.limits,
+            wanted.env,
+            spool_directory(root, wanted.id, uid, gid),
+        )
+        try:
+            self._build(sandbox, wanted)
+            sandbox.apply(wanted.bundle)
+            sandbox.report = selftest(sandbox)
+        except (SpawnError, ipc.IpcError, OSError) as error:
+            self.discard(sandbox)
+            message = f"the sandbox could not be built: {error}"
+            raise Unavailable(message, code="sandbox_failed") from error
+        except LensError:
+            self.discard(sandbox)
+            raise
+        sandbox.created_ms = milliseconds_since(started)
+        sandbox.ready = True
+        return sandbox
+
+    def discard(self, sandbox: Sandbox) -> None:
+        """End a sandbox and hand its audit folder over."""
+        sandbox.stop()
+        hand_over_spool(sandbox.spool, self.config.control_uid, self.config.control_gid)
+
+    def _build(self, sandbox: Sandbox, wanted: Wanted) -> None:
+        listeners = self.unshare(sandbox)
+        try:
+            authority = self._start_proxy(sandbox, wanted, listeners)
+        finally:
+            ipc.close_all(listeners)
+        finish(sandbox, authority)
+
+    def unshare(self, sandbox: Sandbox) -> list[int]:
+        """Fork pid 1 into its namespaces; the listeners that it opened there."""
+        if self.groups.hierarchies:
+            sandbox.group = self.groups.create(sandbox.id, sandbox.limits)
+        ours, theirs = ipc.pair()
+        sandbox.control = ours
+        joined = sandbox.group.open() if sandbox.group else []
+        try:
+            spec = init.to_message(self.spec(sandbox.slot, sandbox.limits))
+            fds = [theirs.fileno(), *joined]
+            _, handle = self.forker.request(spec, fds, _STEP_TIMEOUT)
+            ipc.close_all([handle])
+        finally:
+            theirs.close()
+            ipc.close_all(joined)
+        message, fds = expect(ours, "pid", fds=1)
+        sandbox.init = Process(message["pid"], fds[0])
+        return expect(ours, "listeners")[1]
+
+    def _start_proxy(self, sandbox: Sandbox, wanted: Wanted, listeners: list[int]) -> str:
+        """Fork the proxy and configure it; its certificate authority, PEM."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        sandbox.proxy_control = ours
+        uid, gid = self.proxy_ids(sandbox.slot)
+        message = {"uid": uid, "gid": gid, "drop_user": not self.rootless}
+        try:
+            fds = [theirs.fileno(), *listeners]
+            pid, handle = self.zygote.request(message, fds, _STEP_TIMEOUT)
+        finally:
+            theirs.close()
+        sandbox.proxy = Process(pid, handle)
+        ours.settimeout(_STEP_TIMEOUT)
+        try:
+            send_frame(ours, self._proxy_config(sandbox, wanted))
+            ready = recv_frame(ours)
+        except (OSError, FrameError) as error:
+            raise SpawnError("proxy", 0, str(error)) from error
+        if ready is None or ready.get("op") != "ready":
+            raise SpawnError("proxy", 0, "it ended before it was ready")
+        return str(ready["ca_pem"])
+
+    def _proxy_config(self, sandbox: Sandbox, wanted: Wanted) -> dict[str, Any]:
+        config = self.config
+        upstream = config.upstream_ca_file
+        return {
+            "sandbox_id": sandbox.id,
+            "sandbox_token": wanted.token,
+            "broker_socket": str(config.broker_socket),
+            "spool_dir": sandbox.spool,
+            "identity": wanted.identity,
+            "address_map": dict(config.address_map),
+            "upstream_ca_file": str(upstream) if upstream else None,
+            "explain_url": config.explain_url,
+        }
+
+    def dry_run(self, authority: str) -> None:
+        """Build the inside of a sandbox, without a proxy, and take it down. Raises SpawnError."""
+        sandbox = Sandbox(f"preflight-{os.getpid()}", 0, self.config.limits, {}, "")
+        try:
+            with contextlib.ExitStack() as stack:
+                stack.callback(sandbox.stop)
+                ipc.close_all(self.unshare(sandbox))
+                finish(sandbox, authority)
+        except (ipc.IpcError, OSError) as error:
+            number = getattr(error, "errno", 0) or 0
+            raise SpawnError("start", number, str(error)) from error
+
+
+def expect(
+    control: socket.socket, event: str, fds: int | None = None
+) -> tuple[dict[str, Any], list[int]]:
+    """The next message of a sandbox that is being built. Raises SpawnError if it tells a failure."""
+    message, received = ipc.receive(control, _STEP_TIMEOUT)
+    if message.get("event") == event and (fds is None or len(received) == fds):
+        return message, received
+    ipc.close_all(received)
+    step, number = str(message.get("step", event)), message.get("errno", 0)
+    raise SpawnError(step, number, str(message.get("message", "unexpected message")))
+
+
+def finish(sandbox: Sandbox, authority: str) -> None:
+    """Hand the certificate authority over; pid 1 closes the sandbox and is ready."""
+    if sandbox.control is None:
+        raise sandbox.gone()
+    ipc.send(sandbox.control, {"op": "trust", "authority": authority})
+    message, _ = expect(sandbox.control, "ready", fds=0)
+    sandbox.landlock = message["landlock"]
+
+
+def selftest(sandbox: Sandbox) -> list[dict[str, Any]]:
+    """The report of the probes that ran inside. Raises Unavailable if one came out wrong."""
+    outcome = runner.run(
+        sandbox,
+        "selftest",
+        {"landlock": bool(sandbox.landlock)},
+        timeout=_SELFTEST_TIMEOUT,
+        limit=_SELFTEST_OUTPUT,
+    )
+    report: list[dict[str, Any]] = runner.answer(outcome)[0]["report"]
+    failed = [f"{line['probe']} ({line['detail']})" for line in report if not line["ok"]]
+    if failed or not report:
+        message = f"the sandbox failed its self-test: {', '.join(failed)}"
+        raise Unavailable(message, code="selftest_failed")
+    return report
+
+
+def checked_bundle(value: object) -> dict[str, Any]:
+    """`value` as a bundle object; what is in it is the proxy's to judge."""
+    if not isinstance(value, dict):
+        raise Invalid("bundle must be an object", field="bundle")
+    return value

@@ -1,0 +1,80 @@
+"""Egress proxies: one process a sandbox, forked from a zygote that has loaded the proxy's code.
+
+The child gives up everything it can (own user, no group, no capability, not dumpable, bounded
+descriptors and memory) *before* it reads its configuration, which holds the sandbox's token and
+comes over the control socket straight from sandboxd: the zygote never has it.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from apps.common.frames import recv_frame
+from apps.sandboxes.harness import confine, forker, syscalls
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_CONFIG_TIMEOUT = 10.0
+_OPEN_FILES = 2048
+_MEMORY = 2 << 30  # address space of threads' stacks counts too
+_THREADS = 1024
+
+
+def preparation(upstream_ca_file: Path | None) -> Callable[[], forker.Child]:
+    """What the zygote does first: load the proxy, once for all sandboxes."""
+
+    def prepare() -> forker.Child:
+        from apps.proxy.egress import main  # noqa: PLC0415 only the zygote pays for it
+
+        main.preload(upstream_ca_file)
+        return start
+
+    return prepare
+
+
+def start(message: dict[str, Any], fds: list[int]) -> None:
+    """Become the proxy of one sandbox: `fds` are the control socket and the listeners."""
+    from apps.proxy.egress.main import run_proxy  # noqa: PLC0415 loaded by `prepare`
+
+    identity = confine.Identity(message["uid"], message["gid"], drop_user=message["drop_user"])
+    confine.undumpable()
+    confine.lower_limit(resource.RLIMIT_NOFILE, _OPEN_FILES)
+    confine.lower_limit(resource.RLIMIT_DATA, _MEMORY)
+    if identity.drop_user:
+        confine.lower_limit(resource.RLIMIT_NPROC, _THREADS)
+    os.setsid()
+    os.umask(0o027)
+    os.chdir("/")
+    confine.become(identity)
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)  # a change of user sets it anew
+    control = socket.socket(fileno=fds[0])
+    control.settimeout(_CONFIG_TIMEOUT)
+    config = recv_frame(control)
+    if config is None:
+        return
+    control.settimeout(None)
+    listeners = [socket.socket(fileno=descriptor) for descriptor in fds[1:]]
+    run_proxy(listeners, control, egress_config(config))
+
+
+def egress_config(values: dict[str, Any]) -> Any:
+    """The proxy's own configuration type, from JSON values."""
+    from apps.proxy.egress.config import EgressConfig  # noqa: PLC0415 loaded by `prepare`
+
+    upstream = values["upstream_ca_file"]
+    mapped = {host: (address, port) for host, (address, port) in values["address_map"].items()}
+    return EgressConfig(
+        sandbox_id=values["sandbox_id"],
+        sandbox_token=values["sandbox_token"],
+        broker_socket=Path(values["broker_socket"]),
+        spool_dir=Path(values["spool_dir"]),
+        identity=values["identity"],
+        address_map=mapped,
+        upstream_ca_file=Path(upstream) if upstream else None,
+        explain_url=values["explain_url"],
+    )
