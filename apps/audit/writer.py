@@ -21,7 +21,6 @@ from django.db import (
     DatabaseError,
     InterfaceError,
     OperationalError,
-    close_old_connections,
     connection,
     transaction,
 )
@@ -31,6 +30,7 @@ from apps.audit.incoming import Rejected, parse
 from apps.audit.models import AuditEvent
 from apps.audit.segments import Chunk, Spools
 from apps.audit.spool import GAP_SURFACE, Gap, encode_event, gap_event, timestamp
+from apps.common.database import drop_stale_connections
 
 if TYPE_CHECKING:
     import threading
@@ -141,7 +141,7 @@ class AuditWriter:
 
     def _store(self, parts: list[_Part]) -> None:
         """Insert and commit, put aside, move on: a crash repeats steps and skips none."""
-        close_old_connections()
+        drop_stale_connections()
         self._refuse_foreign(parts)
         try:
             self._insert(parts)

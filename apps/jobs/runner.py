@@ -12,10 +12,11 @@ import logging
 import traceback
 from typing import TYPE_CHECKING, Final
 
-from django.db import IntegrityError, close_old_connections, transaction
+from django.db import IntegrityError, transaction
 from django.db.models import F, Q
 
 from apps.common import clock
+from apps.common.database import drop_stale_connections
 from apps.common.errors import LensError
 from apps.jobs.bell import bell
 from apps.jobs.lease import keeper, lease_end
@@ -40,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 def run(job_id: uuid.UUID) -> bool:
     """Do the job if it is ours to do; False when it is done, not due, or held by another worker."""
-    close_old_connections()
+    drop_stale_connections()
     try:
         row = _claim(job_id)
         if row is None:
@@ -48,7 +49,7 @@ def run(job_id: uuid.UUID) -> bool:
         _do(row)
         return True
     finally:
-        close_old_connections()
+        drop_stale_connections()
 
 
 def sweep() -> int:
