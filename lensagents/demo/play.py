@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import httpx2
-from mcp import Client
+from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
 
 from lensagents.demo.story import DiffersError, steps
@@ -50,11 +50,15 @@ async def play(url: str, token: str, tell: Callable[[Told], None]) -> list[Told]
         tell(first)
         for step in steps():
             started = time.perf_counter()
-            result = await client.call_tool(step.tool, step.arguments)
-            remedy = _isolation_remedy(result)
-            if remedy:
-                break
-            told.append(_judge(step, result, (time.perf_counter() - started) * 1000))
+            try:
+                result = await client.call_tool(step.tool, step.arguments)
+            except MCPError as error:
+                told.append(Told(step.title, f"DIFFERS: {error}", ok=False, took_ms=0, raw=""))
+            else:
+                remedy = _isolation_remedy(result)
+                if remedy:
+                    break
+                told.append(_judge(step, result, (time.perf_counter() - started) * 1000))
             tell(told[-1])
     # Raised out here: inside, the client's task group would wrap it.
     if remedy:
