@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 choose_settings("lensagents.settings.embedded")
 django_application = get_asgi_application()
 
+from apps.mcp.asgi import endpoint as mcp_endpoint  # noqa: E402  models must be loaded before
+
 
 async def refuse_websocket(_scope: Message, receive: Receive, send: Send) -> None:
     """Close a web socket before it opens (the server turns this into HTTP 403)."""
@@ -41,6 +43,7 @@ application = ProtocolTypeRouter(
     {
         "http": URLRouter(
             [
+                route(r"^mcp$", mcp_endpoint),
                 route(r"^livez$", livez),
                 route(r"^readyz$", readyz),
                 route(r"", django_application),

@@ -6,3 +6,6 @@ class SandboxesConfig(AppConfig):
     label = "sandboxes"
     verbose_name = "Sandboxes"
     default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        from apps.sandboxes import authentication  # noqa: F401, PLC0415  registers `lnsb_` tokens

@@ -25,8 +25,9 @@ LIVE_STATES = ("creating", "ready", "busy", "idle")
 class Sandbox(TenantRow):
     """One sandbox, keyed by (principal, team, project, delegation scope, on_behalf_of).
 
-    `key` is the SHA-256 of that tuple and unique among live rows, so that two callers who race get one
-    sandbox. `report` is the self-test that ran at its start.
+    `key` is the SHA-256 of that tuple and unique among live rows, so that two callers who race get
+    one sandbox. `report` is the self-test that ran at its start. `failure` is the code of what went
+    wrong, `reason` the sentence for people: for a host that cannot isolate, the exact remedy.
     """
 
     key = models.CharField(max_length=64, editable=False)
@@ -40,9 +41,7 @@ class Sandbox(TenantRow):
     project = models.ForeignKey("orgs.Project", on_delete=models.PROTECT, related_name="sandboxes")
     delegation_scope = models.CharField(max_length=200, blank=True)
     on_behalf_of = models.CharField(max_length=254, blank=True)
-    state = models.CharField(
-        max_length=16, choices=SandboxState, default=SandboxState.CREATING
-    )
+    state = models.CharField(max_length=16, choices=SandboxState, default=SandboxState.CREATING)
     driver = models.CharField(max_length=50, default="process")
     isolation = models.CharField(max_length=32, blank=True)
     report = models.JSONField("self-test", default=list)
@@ -51,6 +50,7 @@ class Sandbox(TenantRow):
     last_used_at = models.DateTimeField(default=now)
     ready_at = models.DateTimeField(null=True, blank=True)
     stopped_at = models.DateTimeField(null=True, blank=True)
+    failure = models.CharField(max_length=64, blank=True, editable=False)
     reason = models.TextField(blank=True)
 
     class Meta:

@@ -29,6 +29,9 @@ WHITENOISE_USE_FINDERS = True
 WHITENOISE_AUTOREFRESH = True
 
 DATABASES: dict[str, Any] = {"default": base.sqlite(DATA_DIR / "db.sqlite3")}
+# A file: an in-memory database that threads share has no busy timeout, so they would fail, not wait.
+DATA_DIR.mkdir(mode=0o711, exist_ok=True)
+DATABASES["default"]["TEST"] = {"NAME": DATA_DIR / "test.sqlite3"}
 CACHES: dict[str, Any] = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
 CHANNEL_LAYERS: dict[str, Any] = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
 CELERY_BROKER_URL = "memory://"

@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import socketserver
 import subprocess
 import threading
@@ -325,7 +326,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _gone(self) -> bool:
         """Whether the caller closed its connection, which ends what it had started."""
         try:
-            return self.connection.recv(1, 0x40 | 0x2) == b""  # MSG_DONTWAIT | MSG_PEEK
+            return not self.connection.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK)
         except BlockingIOError:
             return False
         except OSError:

@@ -1,0 +1,91 @@
+"""Secrets in what an agent sends: recognised by their form, masked before anything is recorded.
+
+Commands and parameters go into the audit trail, where many people read them. A detector names what
+it found, so that an investigator learns that there was a token without learning the token.
+Detectors know the forms that issuers publish; a password in prose looks like prose, and stays.
+Every repetition in them is bounded and none is nested, so that hostile text costs linear time.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+MAX_TEXT: Final = 4_000
+MAX_DEPTH: Final = 6
+
+_NAMED = (
+    ("private key", r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----[A-Za-z0-9+/=\s\\]{0,8000}"),
+    ("platform token", r"\bln[a-z]{1,3}_[A-Za-z0-9_-]{43}"),
+    ("AWS key id", r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"),
+    ("GitHub token", r"\b(?:gh[pousr]_[A-Za-z0-9]{36,255}|github_pat_[A-Za-z0-9_]{22,255})"),
+    ("GitLab token", r"\bglpat-[A-Za-z0-9_-]{20,64}"),
+    ("Slack token", r"\bxox[abeoprs]-[A-Za-z0-9-]{10,250}"),
+    ("API key", r"\bsk-[A-Za-z0-9_-]{20,250}"),
+    ("Google API key", r"\bAIza[A-Za-z0-9_-]{35}"),
+    ("Stripe key", r"\b[rs]k_(?:live|test)_[A-Za-z0-9]{16,128}"),
+    ("npm token", r"\bnpm_[A-Za-z0-9]{36}"),
+    ("JSON web token", r"\beyJ[A-Za-z0-9_-]{8,2000}\.eyJ[A-Za-z0-9_-]{8,4000}\.[\w-]{0,2000}"),
+)
+_ASSIGNED = (
+    r"((?:password|passwd|passphrase|secret|api[_-]?key|access[_-]?key|auth[_-]?token"
+    r"|private[_-]?token)[\"']?\s{0,3}[=:]\s{0,3}[\"']?)(?!\s|\$|\[)[^\s\"'&;,]{4,500}"
+)
+# What stands before the secret is kept, so that the reader sees where it was.
+_AFTER = (
+    ("authorization", r"(\b(?:bearer|basic|token)\s{1,4})[A-Za-z0-9._~+/=-]{8,4000}"),
+    ("password", r"(://[^\s/:@]{0,200}:)[^\s/@]{1,500}(?=@)"),
+    ("secret", _ASSIGNED),
+    ("secret", r"(\s--?(?:password|passwd|token|secret|api-key|user)[= ]{1,2})(?!\$)[^\s]{4,500}"),
+)
+_ANY_CASE = ("secret", "authorization")
+_DETECTORS = tuple(
+    (re.compile(pattern, re.IGNORECASE if name in _ANY_CASE else 0), name)
+    for name, pattern in (*_NAMED, *_AFTER)
+)
+_SECRET_HEADERS = frozenset(
+    (
+        "authorization",
+        "proxy-authorization",
+        "cookie",
+        "x-api-key",
+        "api-key",
+        "x-auth-token",
+        "private-token",
+        "x-amz-security-token",
+    )
+)
+
+
+def mask_text(text: str, limit: int = MAX_TEXT) -> str:
+    """`text` with every recognised secret named instead of shown, at most `limit` characters.
+
+    The cut comes after the masking, so that no half of a secret survives at the border; what is far
+    beyond the limit is not looked at, since it is not shown.
+    """
+    shown = text[: limit + 16_384]
+    for pattern, name in _DETECTORS:
+        before = r"\1" if pattern.groups else ""
+        shown = pattern.sub(f"{before}[{name}]", shown)
+    if len(text) <= limit and len(shown) <= limit:
+        return shown
+    return f"{shown[:limit]}… ({len(text)} characters)"
+
+
+def mask(value: Any, depth: int = 0) -> Any:
+    """The same for JSON data; the values of headers that carry credentials are masked by name."""
+    if isinstance(value, str):
+        return mask_text(value)
+    if depth >= MAX_DEPTH:
+        return "…"
+    if isinstance(value, Mapping):
+        return {
+            mask_text(str(key), 200): (
+                "[secret]" if str(key).lower() in _SECRET_HEADERS else mask(item, depth + 1)
+            )
+            for key, item in list(value.items())[:100]
+        }
+    if isinstance(value, list):
+        return [mask(item, depth + 1) for item in value[:100]]
+    return value

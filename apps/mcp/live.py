@@ -1,0 +1,70 @@
+"""What is under way, by the token it came with, so that revoking the token cuts it.
+
+Streams and calls outlive the check at their beginning. Every 250 ms each token that has something
+under way is authenticated again (from memory, while nothing changed), and when that fails all of it
+is cancelled: open streams end, running commands are killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import anyio
+
+from apps.common.errors import LensError
+from apps.orgs.authentication import aauthenticate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+POLL_SECONDS = 0.25
+
+
+@dataclass(eq=False, slots=True)
+class Running:
+    """One stream or call. `cut` is why it was cancelled, if it was."""
+
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    cut: LensError | None = None
+
+
+class Live:
+    """Everything under way in one event loop."""
+
+    def __init__(self) -> None:
+        self._running: dict[str, set[Running]] = {}
+
+    @contextmanager
+    def under(self, bearer: str) -> Iterator[Running]:
+        """Run the block so that it can be cut; a cut block is left silently, with `cut` set."""
+        running = Running()
+        self._running.setdefault(bearer, set()).add(running)
+        try:
+            with running.scope:
+                yield running
+        finally:
+            mine = self._running[bearer]
+            mine.discard(running)
+            if not mine:
+                del self._running[bearer]
+
+    async def watch(self) -> None:
+        """Look again and again, for ever."""
+        while True:
+            await asyncio.sleep(POLL_SECONDS)
+            for bearer in list(self._running):
+                await self._check(bearer)
+
+    async def _check(self, bearer: str) -> None:
+        try:
+            await aauthenticate(bearer)
+        except LensError as error:
+            self._cut(bearer, error)
+
+    def _cut(self, bearer: str, error: LensError) -> None:
+        for running in list(self._running.get(bearer, ())):
+            running.cut = error
+            running.scope.cancel()

@@ -1,0 +1,184 @@
+"""The MCP server over the official SDK: lists the caller's catalog and calls what is in it.
+
+The chain of a call: visible to this principal → arguments fit → sandbox → answer → audit. A tool
+that is not visible and one that does not exist are answered alike; the audit trail knows the
+difference.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import mcp_types
+from mcp.server.caching import CacheHint
+from mcp.server.lowlevel import Server
+from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler
+from mcp.shared.exceptions import MCPError
+
+from apps.audit.models import Result
+from apps.common.errors import LensError
+from apps.mcp.tool import Call, Outcome
+from apps.mcp.trail import Record
+from apps.mcp.workplace import Warm, Workplace
+
+if TYPE_CHECKING:
+    from mcp.server.context import ServerRequestContext
+
+    from apps.mcp.catalog import Catalog, Listed
+    from apps.mcp.live import Live, Running
+    from apps.orgs.types import Principal
+    from apps.sandboxes.client import AsyncSandboxd
+
+    Context = ServerRequestContext[Any, Any]
+
+NAME = "lens-agents"
+SCOPE_KEY = "lens.caller"
+INSTRUCTIONS = (
+    "Tools of this platform run in a sandbox of your own and are governed: what your policy does "
+    "not allow is refused with a reason and a decision id that an administrator can look up."
+)
+# The SDK asks for a tool's schema by its name alone, before any handler runs.
+current_catalog: ContextVar[Catalog | None] = ContextVar("current_catalog", default=None)
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who sent a request, with what, and what they may see; the endpoint puts it in the scope."""
+
+    bearer: str
+    principal: Principal
+    catalog: Catalog
+
+
+class Governed:
+    """The handlers. One for each event loop."""
+
+    def __init__(self, sandboxd: AsyncSandboxd, live: Live) -> None:
+        self._sandboxd = sandboxd
+        self._live = live
+        self._warm = Warm()
+        self.bus = InMemorySubscriptionBus()
+
+    def server(self, version: str) -> Server[Any]:
+        """The SDK's server with these handlers."""
+        return Server(
+            NAME,
+            version=version,
+            title="Lens Agents",
+            instructions=INSTRUCTIONS,
+            cache_hints={
+                "tools/list": CacheHint(ttl_ms=0, scope="private"),
+                "server/discover": CacheHint(ttl_ms=0, scope="private"),
+            },
+            get_tool_input_schema=_schema_of,
+            on_list_tools=self.list_tools,
+            on_call_tool=self.call_tool,
+            on_subscriptions_listen=ListenHandler(self.bus),
+        )
+
+    async def list_tools(
+        self, ctx: Context, _params: mcp_types.PaginatedRequestParams | None
+    ) -> mcp_types.ListToolsResult:
+        """All visible tools at once, by name."""
+        catalog = _caller(ctx).catalog
+        return mcp_types.ListToolsResult(tools=[entry.wire for entry in catalog.listed.values()])
+
+    async def call_tool(
+        self, ctx: Context, params: mcp_types.CallToolRequestParams
+    ) -> mcp_types.CallToolResult:
+        """One call, audited however it ends."""
+        caller = _caller(ctx)
+        record = Record(caller.principal, params.name, params.arguments or {})
+        listed = caller.catalog.listed.get(params.name)
+        if listed is None:
+            raise _unknown(caller.catalog, record)
+        answer: mcp_types.CallToolResult | None = None
+        with self._live.under(caller.bearer) as running:
+            answer = await self._call(caller, listed, record)
+        if answer is None:
+            raise _cut(running, record)
+        return answer
+
+    async def _call(
+        self, caller: Caller, listed: Listed, record: Record
+    ) -> mcp_types.CallToolResult:
+        workplace: Workplace | None = None
+        try:
+            arguments = listed.arguments.check(record.arguments)
+            record.grant = caller.catalog.grant_for(arguments)
+            workplace = Workplace(caller.principal, record.grant, self._sandboxd, self._warm)
+            call = Call(caller.principal, record.grant, arguments, workplace)
+            outcome = await listed.tool.handler(call)
+        except LensError as error:
+            outcome = _failed(error, record)
+        except Exception:
+            logger.exception("tool %s failed", listed.tool.name)
+            outcome = _failed(_INTERNAL, record)
+        record.sandbox_id = workplace.sandbox_id if workplace else None
+        return _answer(outcome, record)
+
+
+_INTERNAL = LensError("The platform failed to do this. An administrator finds it in the log.")
+
+
+def _failed(error: LensError, record: Record) -> Outcome:
+    """An error of ours as the caller's: `{"error", "message", "field"?, "remedy"?}`."""
+    ours = error.status >= 500
+    record.fail(Result.ERROR if ours else Result.FAILURE, error.status, error.error_code)
+    data: dict[str, Any] = {"error": error.error_code, "message": error.message}
+    data |= {key: error.data[key] for key in ("field", "remedy") if error.data.get(key)}
+    remedy = f" {data['remedy']}" if data.get("remedy") else ""
+    return Outcome(f"{error.message}{remedy}", data, error=error.error_code)
+
+
+def _answer(outcome: Outcome, record: Record) -> mcp_types.CallToolResult:
+    record.detail.update(outcome.audited)
+    if outcome.error and record.result == Result.SUCCESS:
+        record.fail(Result.FAILURE, 200, outcome.error)
+    elif outcome.audited.get("exit_code"):
+        record.fail(Result.FAILURE, 200, f"exit code {outcome.audited['exit_code']}")
+    record.emit(outcome.data)
+    return mcp_types.CallToolResult(
+        content=[mcp_types.TextContent(type="text", text=outcome.text)],
+        structured_content=outcome.data,
+        is_error=bool(outcome.error),
+    )
+
+
+def _unknown(catalog: Catalog, record: Record) -> MCPError:
+    """The one answer for a tool that is hidden from this caller and for one that does not exist."""
+    decision = catalog.why_not(record.tool)
+    if decision is None:
+        decision_id = record.refuse("There is no such tool.")
+    else:
+        decision_id = record.refuse(decision.reason, layer=str(decision.layer), rule=decision.rule)
+    record.emit()
+    message = f"Unknown tool: {json.dumps(record.tool[:80])}"
+    data = {"error": "tool_unknown", "message": message, "decision_id": decision_id}
+    return MCPError(mcp_types.INVALID_PARAMS, message, data)
+
+
+def _cut(running: Running, record: Record) -> MCPError:
+    """The token of a running call does not hold any more; what it had started is being killed."""
+    error = running.cut or LensError("The call was cut.")
+    record.fail(Result.DENIED, error.status, f"cut: {error.error_code}")
+    record.emit()
+    return MCPError(mcp_types.INVALID_REQUEST, error.message)
+
+
+def _caller(ctx: Context) -> Caller:
+    if ctx.request is None:
+        raise MCPError(mcp_types.INVALID_REQUEST, "This endpoint is served over HTTP only.")
+    caller: Caller = ctx.request.scope[SCOPE_KEY]
+    return caller
+
+
+def _schema_of(name: str) -> dict[str, Any] | None:
+    catalog = current_catalog.get()
+    listed = catalog.listed.get(name) if catalog else None
+    return listed.wire.input_schema if listed else None

@@ -1,0 +1,130 @@
+"""A call's sandbox: found or asked for when the call first needs it, warm from then on.
+
+Which sandbox belongs to (principal, project) is remembered in process. That memory is only a short
+cut: sandboxd says `sandbox_not_found` when it is wrong, and the right one is found, once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
+
+from channels.db import database_sync_to_async
+
+from apps.common import clock
+from apps.common.errors import NotFound
+from apps.orgs.types import SYSTEM
+from apps.sandboxes.models import LIVE_STATES, Sandbox, SandboxState
+from apps.sandboxes.services import sandbox_for, sandbox_lost
+from apps.sandboxes.waiting import failure_of, wait_ready
+
+if TYPE_CHECKING:
+    import uuid
+
+    from apps.orgs.types import Grant, Principal
+    from apps.sandboxes.client import AsyncSandboxd
+
+WORKSPACE = "/workspace"
+REMEMBERED = 10_000
+TOUCH_SECONDS = 30.0
+
+_Key = tuple[str, str, str, str, str]
+
+
+class Warm:
+    """(principal, project) → sandbox, and when its use was last written down. One event loop's."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[_Key, tuple[uuid.UUID, float]] = OrderedDict()
+
+    def find(self, key: _Key) -> uuid.UUID | None:
+        """The remembered sandbox."""
+        entry = self._known.get(key)
+        return entry[0] if entry else None
+
+    def remember(self, key: _Key, sandbox_id: uuid.UUID) -> None:
+        """Keep it, and forget the one that was remembered longest ago when there are too many."""
+        self._known[key] = (sandbox_id, time.monotonic())
+        while len(self._known) > REMEMBERED:
+            self._known.popitem(last=False)
+
+    def forget(self, key: _Key) -> None:
+        """It was wrong."""
+        self._known.pop(key, None)
+
+    def due(self, key: _Key) -> bool:
+        """Whether the sandbox's use should be written down again; says yes once."""
+        entry = self._known.get(key)
+        if entry is None or time.monotonic() - entry[1] < TOUCH_SECONDS:
+            return False
+        self._known[key] = (entry[0], time.monotonic())
+        return True
+
+
+class Workplace:
+    """Where one call works."""
+
+    def __init__(
+        self, principal: Principal, grant: Grant, sandboxd: AsyncSandboxd, warm: Warm
+    ) -> None:
+        self._principal = principal
+        self._grant = grant
+        self._sandboxd = sandboxd
+        self._warm = warm
+        self._key = (
+            str(principal.kind),
+            str(principal.id),
+            str(principal.team_id),
+            str(grant.project_id),
+            principal.on_behalf_of,
+        )
+        self.sandbox_id: uuid.UUID | None = None
+
+    async def do(self, operation: str, body: dict[str, Any], *, seconds: float) -> dict[str, Any]:
+        """One operation of sandboxd's API in this sandbox; a lost sandbox is replaced once."""
+        try:
+            return await self._do(operation, body, seconds)
+        except NotFound as error:
+            if error.error_code != "sandbox_not_found" or self.sandbox_id is None:
+                raise
+            self._warm.forget(self._key)
+            await _lost(self.sandbox_id)
+        return await self._do(operation, body, seconds)
+
+    async def _do(self, operation: str, body: dict[str, Any], seconds: float) -> dict[str, Any]:
+        self.sandbox_id = self._warm.find(self._key) or await self._acquire()
+        try:
+            return await self._sandboxd.call(str(self.sandbox_id), operation, body, seconds=seconds)
+        finally:
+            if self._warm.due(self._key):
+                await _touch(self.sandbox_id)
+
+    async def _acquire(self) -> uuid.UUID:
+        row = await _ask(self._principal, self._grant)
+        sandbox_id: uuid.UUID = row.pk
+        self.sandbox_id = sandbox_id
+        if row.state == SandboxState.FAILED:
+            raise failure_of(row.failure, row.reason)
+        if row.state == SandboxState.CREATING:
+            await wait_ready(sandbox_id)
+        self._warm.remember(self._key, sandbox_id)
+        return sandbox_id
+
+
+def _sandbox_for(principal: Principal, grant: Grant) -> Sandbox:
+    return sandbox_for(principal=principal, project_id=grant.project_id)
+
+
+def _touch_row(sandbox_id: uuid.UUID) -> None:
+    rows = Sandbox.objects.filter(pk=sandbox_id, state__in=LIVE_STATES)
+    rows.update(last_used_at=clock.now())
+
+
+def _lost_row(sandbox_id: uuid.UUID) -> None:
+    sandbox_lost(sandbox_id, actor=SYSTEM)
+
+
+_ask = database_sync_to_async(_sandbox_for, thread_sensitive=False)
+_touch = database_sync_to_async(_touch_row, thread_sensitive=False)
+_lost = database_sync_to_async(_lost_row, thread_sensitive=False)

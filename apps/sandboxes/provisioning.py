@@ -1,0 +1,192 @@
+"""What the jobs do: build a sandbox, clear one, keep policies and rows true to what runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import uuid
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from django.db import transaction
+
+from apps.audit.models import Result, Surface
+from apps.audit.services import record
+from apps.common import clock, ids
+from apps.common.errors import LensError
+from apps.orgs.types import SYSTEM
+from apps.policies.codec import to_obj
+from apps.policies.compiler import compile_bundle
+from apps.sandboxes import selectors
+from apps.sandboxes.authentication import audit_columns
+from apps.sandboxes.driver import Built, Spec, driver_for
+from apps.sandboxes.events import SandboxAction
+from apps.sandboxes.models import Sandbox, SandboxState
+from apps.sandboxes.services import end, sandbox_lost, sandbox_stop
+from apps.sandboxes.waiting import hint
+
+if TYPE_CHECKING:
+    from django.db.models import QuerySet
+
+    from apps.policies.types import Bundle
+
+IDLE_AFTER = timedelta(minutes=30)
+TOKEN_PREFIX = "lnsb"  # noqa: S105  the prefix, not a token
+logger = logging.getLogger(__name__)
+
+
+def provision(sandbox_id: uuid.UUID) -> None:
+    """Build the sandbox of a `creating` row; the outcome is on the row. May run again."""
+    row = _row(sandbox_id)
+    if row is None or row.state != SandboxState.CREATING:
+        return
+    token = ids.token(TOKEN_PREFIX)
+    bundle = bundle_of(row)
+    # Before the sandbox exists: its proxy may ask the broker at once.
+    Sandbox.objects.filter(pk=row.pk).update(
+        token_hash=ids.token_hash(token), bundle_version=bundle.version
+    )
+    try:
+        built = driver_for(row.driver).create(
+            Spec(
+                id=row.pk,
+                token=token,
+                bundle=to_obj(bundle),
+                identity={**audit_columns(row), "chain": [], "tier": "api"},
+            )
+        )
+    except LensError as error:
+        _failed(row, error)
+    else:
+        _ready(row, built)
+    hint(row.pk)
+
+
+def clear(sandbox_id: uuid.UUID, driver: str) -> None:
+    """End what runs of a sandbox that is over."""
+    if not selectors.live().filter(pk=sandbox_id).exists():
+        driver_for(driver).stop(sandbox_id)
+
+
+def reap_idle() -> int:
+    """Stop every sandbox that nobody used for `IDLE_AFTER`; how many."""
+    return _stop_all(selectors.unused_since(clock.now() - IDLE_AFTER), "Idle for 30 minutes.")
+
+
+def stop_disallowed() -> int:
+    """Stop every sandbox whose right to exist has ended (revocation, kill switch); how many."""
+    return sum(_stop_all(rows, reason) for reason, rows in selectors.no_longer_allowed(clock.now()))
+
+
+def push_bundles(known: dict[uuid.UUID, str]) -> int:
+    """Give each running sandbox the policy as it is now, where it differs; how many got one.
+
+    `known` maps a sandbox to the fingerprint of the bundle it has, and is kept up to date.
+    """
+    pushed = 0
+    for row in selectors.running().select_related("org", "team", "project"):
+        bundle = bundle_of(row)
+        mark = fingerprint(bundle)
+        if known.get(row.pk) == mark:
+            continue
+        if _push(row, bundle):
+            known[row.pk] = mark
+            pushed += 1
+    return pushed
+
+
+def reconcile(driver: str = "process") -> int:
+    """Make rows and the sandbox service agree; how many differed. Run at start and now and then."""
+    rows = set(selectors.running().filter(driver=driver).values_list("pk", flat=True))
+    exists = driver_for(driver).running()
+    for sandbox_id in rows:
+        if str(sandbox_id) not in exists:
+            sandbox_lost(sandbox_id, actor=SYSTEM)
+    wanted = {str(key) for key in selectors.live().values_list("pk", flat=True)}
+    strays = exists - wanted
+    for stray in strays:
+        driver_for(driver).stop(uuid.UUID(stray))
+    return len(strays) + sum(str(key) not in exists for key in rows)
+
+
+def bundle_of(row: Sandbox) -> Bundle:
+    """The policy that this sandbox's proxy decides by."""
+    return compile_bundle(
+        org_id=row.org_id, team_id=row.team_id, project_id=row.project_id, agent_id=row.agent_id
+    )
+
+
+def fingerprint(bundle: Bundle) -> str:
+    """Equal for bundles that decide alike: everything but the stamp they were compiled at."""
+    content = {**to_obj(bundle), "version": 0}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _row(sandbox_id: uuid.UUID) -> Sandbox | None:
+    found = Sandbox.objects.filter(pk=sandbox_id)
+    return found.select_related("org", "team", "project").first()
+
+
+@transaction.atomic
+def _ready(row: Sandbox, built: Built) -> None:
+    """The row becomes ready, unless it was stopped meanwhile: then its clearing job comes after."""
+    now = clock.now()
+    still = Sandbox.objects.filter(pk=row.pk, state=SandboxState.CREATING).update(
+        state=SandboxState.READY,
+        isolation=built.isolation,
+        report=built.report,
+        ready_at=now,
+        last_used_at=now,
+        updated_at=now,
+    )
+    if not still:
+        driver_for(row.driver).stop(row.pk)
+        return
+    layers = [probe["probe"] for probe in built.report if probe.get("ok")]
+    _record(row, SandboxAction.READY, isolation=built.isolation, passed=layers)
+
+
+@transaction.atomic
+def _failed(row: Sandbox, error: LensError) -> None:
+    reason = str(error.data.get("remedy") or error.message)
+    logger.warning("sandbox %s could not be built: %s", row.pk, error.error_code)
+    end(row, SandboxState.FAILED, reason=reason, actor=SYSTEM, failure=error.error_code)
+
+
+def _push(row: Sandbox, bundle: Bundle) -> bool:
+    try:
+        driver_for(row.driver).apply(row.pk, to_obj(bundle))
+    except LensError as error:
+        # It would go on by the old policy, which may allow more.
+        reason = f"It did not take a changed policy: {error.message}"
+        with transaction.atomic():
+            end(row, SandboxState.FAILED, reason=reason, actor=SYSTEM, failure="policy_not_taken")
+        return False
+    with transaction.atomic():
+        Sandbox.objects.filter(pk=row.pk).update(bundle_version=bundle.version)
+        _record(row, SandboxAction.POLICY, version=bundle.version)
+    return True
+
+
+def _stop_all(rows: QuerySet[Sandbox], reason: str) -> int:
+    stopped = 0
+    for row in rows:
+        sandbox_stop(row, reason=reason, actor=SYSTEM)
+        stopped += 1
+    return stopped
+
+
+def _record(row: Sandbox, action: SandboxAction, **metadata: object) -> None:
+    record(
+        actor=SYSTEM,
+        org_id=row.org_id,
+        surface=Surface.SANDBOX_OPERATION,
+        action=action,
+        resource_type="sandbox",
+        resource_id=row.pk,
+        result=Result.SUCCESS,
+        metadata={"principal": row.principal_name, **metadata},
+        team=row.team,
+        project=row.project,
+    )

@@ -1,0 +1,53 @@
+"""Reads: which sandboxes live, which of them should not, which a person may see."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from django.db.models import Exists, F, OuterRef, Q, QuerySet
+
+from apps.orgs.models import ProjectGrant
+from apps.sandboxes.models import LIVE_STATES, Sandbox, SandboxState
+
+if TYPE_CHECKING:
+    import datetime as dt
+    from collections.abc import Iterator
+
+RUNNING_STATES = (SandboxState.READY, SandboxState.BUSY, SandboxState.IDLE)
+
+
+def live() -> QuerySet[Sandbox]:
+    """Every sandbox that exists or is being built."""
+    return Sandbox.objects.filter(state__in=LIVE_STATES)
+
+
+def running() -> QuerySet[Sandbox]:
+    """Every sandbox that the sandbox service should know."""
+    return Sandbox.objects.filter(state__in=RUNNING_STATES)
+
+
+def unused_since(moment: dt.datetime) -> QuerySet[Sandbox]:
+    """Live sandboxes that nobody has used since `moment`."""
+    return live().filter(last_used_at__lt=moment)
+
+
+def no_longer_allowed(now: dt.datetime) -> Iterator[tuple[str, QuerySet[Sandbox]]]:
+    """(reason, sandboxes) for each way in which the right to a sandbox can end.
+
+    A token that was revoked or has expired since a sandbox was made ends the sandbox even where the
+    agent has other tokens: whoever held it may have left something running there.
+    """
+    agents = Q(principal_kind="agent")
+    granted = ProjectGrant.objects.filter(team=OuterRef("team"), project=OuterRef("project"))
+    over = Q(agent__tokens__expires_at__gte=F("created_at"), agent__tokens__expires_at__lte=now)
+    for reason, condition in (
+        ("The organization was closed.", Q(org__closed_at__isnull=False)),
+        ("The team was deleted.", Q(team__deleted_at__isnull=False)),
+        ("The agent was deleted.", agents & Q(agent=None)),
+        ("The agent was disabled.", agents & Q(agent__disabled_at__isnull=False)),
+        ("The agent moved to another team.", agents & ~Q(agent__team=F("team"))),
+        ("A token of the agent was revoked.", Q(agent__tokens__revoked_at__gte=F("created_at"))),
+        ("A token of the agent has expired.", over),
+        ("The team lost its grant on the project.", ~Q(Exists(granted))),
+    ):
+        yield reason, live().filter(condition).distinct()

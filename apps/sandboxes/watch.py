@@ -1,0 +1,71 @@
+"""The watcher: what changed in who-may-do-what reaches the sandboxes that run, within a second.
+
+It reads the Revision every 250 ms. When that moved, sandboxes that are no longer allowed are
+stopped and the others get their policy anew, whichever service, process or `manage.py` command it
+was that changed something. Every half minute rows and sandbox service are made to agree.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from django.db import DatabaseError, close_old_connections
+
+from apps.common.errors import LensError
+from apps.orgs.revision import read_seq
+from apps.sandboxes import provisioning
+
+if TYPE_CHECKING:
+    import uuid
+
+POLL_SECONDS = 0.25
+RECONCILE_SECONDS = 30.0
+logger = logging.getLogger(__name__)
+
+
+class Watcher:
+    """A thread of its own, one a host that runs sandboxes."""
+
+    def __init__(self) -> None:
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="lens-sandboxes", daemon=True)
+        self._seq = -1
+        self._bundles: dict[uuid.UUID, str] = {}
+        self._reconciled_at = float("-inf")
+
+    def start(self) -> None:
+        """Look at once, then again and again."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stop.set()
+        self._thread.join(5)
+
+    def alive(self) -> bool:
+        """Whether it watches."""
+        return self._thread.is_alive()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self.look()
+            except (DatabaseError, LensError) as error:
+                logger.warning("sandboxes could not be looked after (%s)", type(error).__name__)
+            finally:
+                close_old_connections()
+            self._stop.wait(POLL_SECONDS)
+
+    def look(self) -> None:
+        """Do what is due. What fails is tried again at the next look."""
+        seq = read_seq()
+        if seq != self._seq:
+            provisioning.stop_disallowed()
+            provisioning.push_bundles(self._bundles)
+            self._seq = seq
+        if time.monotonic() - self._reconciled_at > RECONCILE_SECONDS:
+            self._reconciled_at = time.monotonic()
+            provisioning.reconcile()
