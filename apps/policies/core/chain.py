@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from apps.common.addresses import inside, parse_address
 from apps.policies.core.compiled import DomainEntry, HttpEntry, LayerEntry, stricter
 from apps.policies.core.globs import fold, match_name
 from apps.policies.types import (
@@ -104,12 +103,12 @@ def domain_answer(
     kind = entry.layer.kind
     if not entry.domains:
         return _no_section(entry, absent=entry.domains is None, what="domain")
-    passed: list[Passed] = []
-    for domain in entry.domains:
-        if _matches(domain, host, port, addresses):
-            return _domain_rule(entry, domain, http, passed)
-        named = domain.pattern.matches_host(host)
-        passed.append(domain.other_port if named else domain.other_host)
+    passed = list(entry.other_hosts)
+    for position in _candidates(entry, host, addresses):
+        domain = entry.domains[position]
+        if domain.pattern.matches_port(port, every_port=domain.denies):
+            return _domain_rule(entry, domain, http, passed[:position])
+        passed[position] = domain.other_port
     reason = f"No domain rule of {entry.title} matches {host.name}:{port}, so it is denied."
     return Answer(Action.DENY, kind, "", reason, tuple(passed))
 
@@ -133,15 +132,13 @@ def tool_answer(entry: LayerEntry, name: str, tier: str) -> Answer | None:
     return Answer(Action.DENY, kind, "", reason, tuple(passed))
 
 
-def _matches(domain: DomainEntry, host: Host, port: int, addresses: tuple[str, ...]) -> bool:
-    if domain.pattern.matches(host, port, every_port=domain.denies):
-        return True
-    if not (addresses and domain.denies and domain.pattern.network):
-        return False
-    if not domain.pattern.matches_port(port, every_port=True):
-        return False
-    found = map(parse_address, addresses)
-    return any(one is not None and inside(one, domain.pattern.network) for one in found)
+def _candidates(entry: LayerEntry, host: Host, addresses: tuple[str, ...]) -> list[int]:
+    """Positions of the rules that cover the host, or deny a range that it resolves into."""
+    found = entry.index.covering(host)
+    if not addresses or not entry.domains:
+        return found
+    denied = (at for at in entry.index.resolving(addresses) if entry.domains[at].denies)
+    return sorted({*found, *denied})
 
 
 def _no_section(entry: LayerEntry, *, absent: bool, what: str) -> Answer | None:

@@ -9,6 +9,7 @@ from apps.common.hosts import HostPattern, parse_pattern
 from apps.common.shared_domains import shared_domain
 from apps.policies.core.check import bundle_problems
 from apps.policies.core.globs import PathGlob, parse_name_glob, parse_path_glob
+from apps.policies.core.index import HostIndex, build_index
 from apps.policies.types import (
     BUNDLE_FORMAT,
     STRICTNESS,
@@ -73,12 +74,17 @@ class ToolEntry:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LayerEntry:
-    """One layer; `title` names it in a sentence: "the team policy “SRE”"."""
+    """One layer; `title` names it in a sentence: "the team policy “SRE”".
+
+    `other_hosts` are the domain rules' `other_host` in a row: what is passed over is mostly these.
+    """
 
     layer: Layer
     title: str
     domains: tuple[DomainEntry, ...] | None
     tools: tuple[ToolEntry, ...] | None
+    index: HostIndex
+    other_hosts: tuple[Passed, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -148,12 +154,16 @@ def _patterns(texts: Iterable[str]) -> tuple[HostPattern, ...]:
 
 def compile_layer(layer: Layer) -> LayerEntry:
     """Compile one document that has no problems (`check.layer_problems`)."""
-    domains, tools = layer.domains, layer.tools
+    kind, title = layer.kind, _TITLES[layer.kind]
+    domains = tuple(_domain(kind, rule) for rule in layer.domains or ())
+    tools = tuple(_tool(kind, rule) for rule in layer.tools or ())
     return LayerEntry(
         layer,
-        f"{_TITLES[layer.kind]} “{layer.name}”" if layer.name else _TITLES[layer.kind],
-        None if domains is None else tuple(_domain(layer.kind, rule) for rule in domains),
-        None if tools is None else tuple(_tool(layer.kind, rule) for rule in tools),
+        f"{title} “{layer.name}”" if layer.name else title,
+        None if layer.domains is None else domains,
+        None if layer.tools is None else tools,
+        build_index(entry.pattern for entry in domains),
+        tuple(entry.other_host for entry in domains),
     )
 
 
