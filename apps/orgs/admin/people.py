@@ -1,0 +1,148 @@
+"""People: the members of the organization; never the users of the installation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from django import forms
+from django.contrib import admin
+from unfold.widgets import (
+    UnfoldAdminCheckboxSelectMultipleWidget,
+    UnfoldAdminEmailInputWidget,
+    UnfoldAdminTextInputWidget,
+)
+
+from apps.common.admin import OrgModelAdmin
+from apps.common.admin_display import badge_column
+from apps.common.admin_forms import OrgForm, is_new
+from apps.orgs import selectors, services
+from apps.orgs.models import Membership, Team
+
+if TYPE_CHECKING:
+    import datetime as dt
+
+    from django.db.models import QuerySet
+
+    from apps.common.admin_forms import TenantRequest
+    from apps.orgs.types import Actor
+
+
+class MembershipForm(OrgForm):
+    """A person's role and teams."""
+
+    aliases = {"teams": "member_of"}
+    member_of = forms.ModelMultipleChoiceField(
+        Team.objects.filter(deleted_at=None),
+        label="Teams",
+        required=False,
+        widget=UnfoldAdminCheckboxSelectMultipleWidget,
+        help_text="A person works under the policy of the team that they choose when they connect.",
+    )
+
+    class Meta:
+        model = Membership
+        fields = ("role",)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if not is_new(self):
+            self.initial.setdefault("member_of", list(self.instance.teams.filter(deleted_at=None)))
+
+
+class InvitationForm(MembershipForm):
+    """A person who is not yet a member."""
+
+    email = forms.EmailField(
+        label="E-mail address",
+        max_length=254,
+        widget=UnfoldAdminEmailInputWidget,
+        help_text="As the identity provider spells it. The person signs in there; no mail is sent.",
+    )
+    name = forms.CharField(max_length=200, required=False, widget=UnfoldAdminTextInputWidget)
+
+
+@admin.register(Membership)
+class MembershipAdmin(OrgModelAdmin):
+    """People."""
+
+    noun = "membership"
+    palette = "person"
+    form = MembershipForm
+    list_display = (
+        "person",
+        "email",
+        badge_column("role", "Role", {"admin": "warning", "auditor": "info"}),
+        "team_names",
+        "last_login",
+    )
+    list_filter = ("role", ("teams", admin.RelatedOnlyFieldListFilter))
+    list_select_related = ("user",)
+    search_fields = ("user__name", "user__email")
+    ordering = ("user__email",)
+    readonly_fields = ("person", "email", "last_login")
+    fieldsets = ((None, {"fields": (("person", "email"), "last_login", "role", "member_of")}),)
+    add_fieldsets = ((None, {"fields": (("email", "name"), "role", "member_of")}),)
+
+    def visible(self, actor: Actor) -> QuerySet[Membership]:
+        """The members of the organization."""
+        rows = selectors.memberships_visible(actor)
+        return rows.prefetch_related("teams", "user__identities")
+
+    def get_form(self, request: Any, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:  # noqa: FBT001, FBT002  Django's signature
+        """A new person is asked for by address."""
+        if obj is None:
+            kwargs["form"] = InvitationForm
+        return super().get_form(request, obj, change, **kwargs)
+
+    def get_readonly_fields(self, request: Any, obj: Any = None) -> tuple[str, ...]:  # noqa: ARG002  Django's signature
+        """The address of a new person is typed."""
+        return self.readonly_fields if obj else ()
+
+    def create(self, request: TenantRequest, data: dict[str, Any]) -> Membership:
+        """The person becomes a member, then joins the teams."""
+        membership = services.user_invite(
+            request.org,
+            email=data["email"],
+            name=data["name"],
+            role=data["role"],
+            actor=request.actor,
+        )
+        return services.membership_update(
+            membership, teams=list(data["member_of"]), actor=request.actor
+        )
+
+    def update(self, request: TenantRequest, row: Any, data: dict[str, Any]) -> None:
+        """Role and teams."""
+        services.membership_update(
+            row, role=data["role"], teams=list(data["member_of"]), actor=request.actor
+        )
+
+    def remove(self, request: TenantRequest, row: Any) -> None:
+        """The person leaves the organization at once."""
+        services.membership_remove(row, actor=request.actor)
+
+    @admin.display(description="Person", ordering="user__name")
+    def person(self, membership: Membership) -> str:
+        """The name that the identity provider gave."""
+        return str(membership.user)
+
+    @admin.display(description="E-mail address", ordering="user__email")
+    def email(self, membership: Membership) -> str:
+        """The address."""
+        return membership.user.email
+
+    @admin.display(description="Teams", empty_value="-")
+    def team_names(self, membership: Membership) -> str:
+        """The teams, by name."""
+        return ", ".join(t.name for t in membership.teams.all() if t.deleted_at is None)
+
+    @admin.display(description="Teams", empty_value="-")
+    def member_of(self, membership: Membership) -> str:
+        """For those who may only read: the form's field of the same name is not on their page."""
+        return self.team_names(membership)
+
+    @admin.display(description="Last sign-in", empty_value="Never")
+    def last_login(self, membership: Membership) -> dt.datetime | None:
+        """The newest sign-in through any of the person's identities."""
+        times = [i.last_login_at for i in membership.user.identities.all() if i.last_login_at]
+        return max(times, default=None)

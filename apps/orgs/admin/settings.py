@@ -1,0 +1,87 @@
+"""The organization itself, and its identity providers."""
+
+from __future__ import annotations
+
+import zoneinfo
+from typing import TYPE_CHECKING, Any
+
+from django import forms
+from django.contrib import admin
+from django.http import HttpResponseRedirect
+from unfold.widgets import UnfoldAdminSelect2Widget
+
+from apps.common.admin import READ_ONLY, OrgModelAdmin
+from apps.common.admin_forms import OrgForm
+from apps.orgs import selectors, services
+from apps.orgs.models import IdentityProvider, Organization
+
+if TYPE_CHECKING:
+    from django.db.models import QuerySet
+    from django.http import HttpRequest, HttpResponse
+
+    from apps.common.admin_forms import TenantRequest
+    from apps.orgs.types import Actor
+
+
+def time_zones() -> list[tuple[str, str]]:
+    """What this machine knows, sorted."""
+    return [(name, name) for name in sorted(zoneinfo.available_timezones())]
+
+
+class OrganizationForm(OrgForm):
+    """The slug is chosen once."""
+
+    fixed = ("slug",)
+    time_zone = forms.ChoiceField(
+        choices=time_zones,
+        widget=UnfoldAdminSelect2Widget,
+        help_text="Days and months of limits and reports begin here.",
+    )
+
+
+@admin.register(Organization)
+class OrganizationAdmin(OrgModelAdmin):
+    """One's own organization. New ones come from the set-up, and none is deleted."""
+
+    noun = "organization"
+    scope = "pk"
+    verbs = {"view": "view", "change": "update"}
+    form = OrganizationForm
+    fields = ("name", "slug", "time_zone")
+
+    def visible(self, actor: Actor) -> QuerySet[Organization]:
+        """The actor's own."""
+        return selectors.organizations_visible(actor)
+
+    def changelist_view(
+        self,
+        request: HttpRequest,
+        extra_context: dict[str, Any] | None = None,
+    ) -> HttpResponse:
+        """There is one: show it."""
+        row = self.get_queryset(request).first()
+        if row is None:
+            return super().changelist_view(request, extra_context)
+        return HttpResponseRedirect(self.url("change", row.pk))
+
+    def update(self, request: TenantRequest, row: Any, data: dict[str, Any]) -> None:
+        """Name and time zone."""
+        services.organization_update(
+            row, name=data["name"], time_zone=data["time_zone"], actor=request.actor
+        )
+
+
+@admin.register(IdentityProvider)
+class IdentityProviderAdmin(OrgModelAdmin):
+    """How people sign in. Connected by the set-up: no form here locks everybody out."""
+
+    noun = "idp"
+    verbs = READ_ONLY
+    list_display = ("name", "issuer", "client_id", "working_at", "is_development")
+    fields = ("name", "issuer", "client_id", "working_at", "is_development")
+    search_fields = ("name", "issuer")
+    ordering = ("name",)
+
+    def visible(self, actor: Actor) -> QuerySet[IdentityProvider]:
+        """The organization's."""
+        return IdentityProvider.objects.filter(org=actor.org_id)

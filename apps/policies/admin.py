@@ -1,0 +1,276 @@
+"""Policies as forms. All that the page shows is one document, saved whole by one call."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from django.contrib import admin, messages
+
+from apps.common.admin import OrgInline, OrgModelAdmin
+from apps.common.admin_display import badge_column
+from apps.common.admin_forms import adopt, fresh, is_new
+from apps.common.errors import LensError
+from apps.policies import selectors, services
+from apps.policies.documents import (
+    BindingDoc,
+    DomainRuleDoc,
+    HttpRuleDoc,
+    PolicyDocument,
+    ToolRuleDoc,
+)
+from apps.policies.forms import (
+    BindingForm,
+    DomainRuleForm,
+    PolicyForm,
+    ToolRuleForm,
+    http_lines,
+)
+from apps.policies.models import CredentialBinding, DomainRule, Policy, ToolRule
+
+if TYPE_CHECKING:
+    import uuid
+    from collections.abc import Iterable
+
+    from django.db.models import QuerySet
+
+    from apps.common.admin_forms import TenantRequest
+    from apps.orgs.types import Actor
+
+# `domains[2].pattern`, `domains[1].http[0].path`, `tools[0]`: how a refusal names its place
+PLACE = re.compile(r"(domains|tools|bindings)\[(\d+)\](?:\.http\[(\d+)\])?(?:\.(\w+))?")
+
+
+class RuleInline(OrgInline):
+    """Rules belong to the policy: who may change it may change them. `PolicyAdmin` saves them."""
+
+    noun = "policy"
+    verbs = {"view": "view", "add": "update", "change": "update", "delete": "update"}
+    section = ""
+    ordering_field = "position"
+    hide_title = True
+    tab = False
+
+
+class DomainRuleInline(RuleInline):
+    """Where agents may connect."""
+
+    model = DomainRule
+    form = DomainRuleForm
+    section = "domains"
+    fields = ("position", "pattern", "action", "http", "agent_credentials")
+    verbose_name_plural = "domain rules"
+    template_before = "policies/domain_rules.html"
+
+    def visible(self, actor: Actor) -> QuerySet[DomainRule]:
+        """With their HTTP rules, in one query."""
+        return super().visible(actor).prefetch_related("http_rules")
+
+    @admin.display(description="HTTP rules", empty_value="-")
+    def http(self, rule: DomainRule) -> str:
+        """For those who may only read."""
+        return http_lines(rule)
+
+
+class ToolRuleInline(RuleInline):
+    """Which tools agents see."""
+
+    model = ToolRule
+    form = ToolRuleForm
+    section = "tools"
+    fields = ("position", "pattern", "action")
+    template_before = "policies/tool_rules.html"
+
+
+class BindingInline(RuleInline):
+    """Which credentials are injected where."""
+
+    model = CredentialBinding
+    form = BindingForm
+    section = "bindings"
+    fields = (
+        "position",
+        "credential",
+        "pattern",
+        "method",
+        "path",
+        "injection",
+        "header",
+        "template",
+    )
+    template_before = "policies/bindings.html"
+
+
+@admin.register(Policy)
+class PolicyAdmin(OrgModelAdmin):
+    """Policies: every layer must allow."""
+
+    noun = "policy"
+    palette = "policy"
+    form = PolicyForm
+    list_display = (
+        "name",
+        badge_column("kind", "Layer", {"ceiling": "warning", "team": "info"}),
+        "subject",
+        "version",
+        "updated_at",
+    )
+    list_filter = ("kind",)
+    list_select_related = ("team", "agent")
+    search_fields = ("name", "description", "team__name", "domain_rules__pattern")
+    ordering = ("kind", "name")
+    fieldsets = (
+        (
+            None,
+            {
+                "fields": (
+                    ("name", "kind"),
+                    "team",
+                    "agent",
+                    "description",
+                    ("has_domains", "has_tools"),
+                    "seen_version",
+                )
+            },
+        ),
+    )
+    conditional_fields = {"team": "kind == 'team'", "agent": "kind == 'agent'"}
+    inlines = (DomainRuleInline, BindingInline, ToolRuleInline)
+
+    def visible(self, actor: Actor) -> QuerySet[Policy]:
+        """Those of the person's teams; all for readers."""
+        return selectors.policies_visible(actor)
+
+    def get_fieldsets(self, request: Any, obj: Any = None) -> Any:
+        """Who only reads saves no version."""
+        fieldsets = super().get_fieldsets(request, obj)
+        if obj is None or self.has_change_permission(request, obj):
+            return fieldsets
+        name, options = fieldsets[0]
+        fields = tuple(field for field in options["fields"] if field != "seen_version")
+        return ((name, {**options, "fields": fields}),)
+
+    def save_model(self, request: TenantRequest, obj: Any, form: Any, change: Any) -> None:
+        """Nothing yet: the document is not complete without its rules."""
+
+    def save_related(
+        self, request: TenantRequest, form: Any, formsets: Iterable[Any], change: Any
+    ) -> None:
+        """The whole document, by one call."""
+        kept = {formset.inline.section: kept_forms(formset) for formset in formsets}
+        policy = fresh(form.instance) if change else None
+        document = collect(form.cleaned_data, kept, policy)
+        try:
+            saved = services.policy_save(
+                request.org, document=document, policy=policy, actor=request.actor
+            )
+        except LensError as error:
+            place(error, kept)
+            raise
+        adopt(form.instance, saved.policy)
+        for warning in saved.warnings:
+            messages.warning(request, warning)
+
+    def remove(self, request: TenantRequest, row: Any) -> None:
+        """Its team may do nothing from then on."""
+        services.policy_delete(row, actor=request.actor)
+
+    def consequences(self, row: Any) -> list[str]:
+        """Said before somebody clicks."""
+        if row.team_id:
+            return [f"Agents of {row.team} may do nothing until the team has a policy again."]
+        return []
+
+    @admin.display(description="For")
+    def subject(self, policy: Policy) -> str:
+        """The team, the agent, or everybody."""
+        return str(policy.team or policy.agent or "The whole organization")
+
+
+def kept_forms(formset: Any) -> list[Any]:
+    """The forms that stay, in the order of their places; ties keep the order of the page."""
+    kept = [
+        form
+        for form in formset.forms
+        if form not in formset.deleted_forms and (form.has_changed() or not is_new(form))
+    ]
+    return sorted(kept, key=lambda form: form.cleaned_data.get("position", 0))
+
+
+def collect(
+    data: dict[str, Any], kept: dict[str, list[Any]], policy: Policy | None
+) -> PolicyDocument:
+    """The document that the page shows."""
+    return PolicyDocument(
+        name=data["name"],
+        kind=data["kind"],
+        team=data["team"],
+        agent=data["agent"],
+        description=data["description"],
+        has_domains=data["has_domains"],
+        has_tools=data["has_tools"],
+        domains=tuple(_domain(form) for form in kept.get("domains", [])),
+        tools=tuple(
+            ToolRuleDoc(form.cleaned_data["pattern"], form.cleaned_data["action"], _id(form))
+            for form in kept.get("tools", [])
+        ),
+        bindings=tuple(_binding(form) for form in kept.get("bindings", [])),
+        version=data["seen_version"] if policy else None,
+    )
+
+
+def place(error: LensError, kept: dict[str, list[Any]]) -> None:
+    """Point a refusal at the form and field that it is about."""
+    found = PLACE.fullmatch(str(error.data.get("field", "")))
+    if found is None:
+        return
+    section, index, line, field = found.groups()
+    form = kept[section][int(index)]
+    error.form_prefix = form.prefix  # type: ignore[attr-defined]  # read by Refusal.of
+    error.data["field"] = field or "pattern"
+    if line is not None:
+        number = form.cleaned_data["http"][int(line)][0]
+        error.data["field"] = "http"
+        error.message = f"Line {number}: {error.message}"
+
+
+def _domain(form: Any) -> DomainRuleDoc:
+    data = form.cleaned_data
+    return DomainRuleDoc(
+        pattern=data["pattern"],
+        action=data["action"],
+        agent_credentials=data["agent_credentials"],
+        http=_with_ids([rule for _, rule in data["http"]], form.instance),
+        id=_id(form),
+    )
+
+
+def _with_ids(rules: list[HttpRuleDoc], row: DomainRule) -> tuple[HttpRuleDoc, ...]:
+    """Lines that did not change keep their rule: what the audit trail names is still found."""
+    stored: dict[tuple[str, str, str], list[uuid.UUID]] = {}
+    if not row._state.adding:  # noqa: SLF001  documented by Django
+        for http in row.http_rules.all():
+            stored.setdefault((http.method, http.path, http.action), []).append(http.pk)
+    result = []
+    for rule in rules:
+        ids = stored.get((rule.method, rule.path, rule.action))
+        result.append(HttpRuleDoc(rule.method, rule.path, rule.action, ids.pop(0) if ids else None))
+    return tuple(result)
+
+
+def _binding(form: Any) -> BindingDoc:
+    data = form.cleaned_data
+    return BindingDoc(
+        credential=data["credential"],
+        pattern=data["pattern"],
+        injection=data["injection"],
+        method=data["method"],
+        path=data["path"],
+        header=data["header"],
+        template=data["template"],
+        id=_id(form),
+    )
+
+
+def _id(form: Any) -> uuid.UUID | None:
+    return None if is_new(form) else form.instance.pk
