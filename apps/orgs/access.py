@@ -47,7 +47,6 @@ VERBS: dict[str, frozenset[str]] = {
     "idp.view": _READERS,
     "idp.create": _ADMINS,
     "idp.update": _ADMINS,
-    "idp.delete": _ADMINS,
     "membership.view": _READERS,
     "membership.create": _ADMINS,
     "membership.update": _ADMINS,

@@ -32,7 +32,7 @@ from apps.common.errors import Unauthenticated
 from apps.common.ids import token_hash
 from apps.common.registry import Registry
 from apps.orgs.refusals import Refusal, token_refused
-from apps.orgs.revision import StampedCache, unavailable
+from apps.orgs.revision import LEASE_SECONDS, StampedCache, unavailable
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -84,8 +84,7 @@ async def aauthenticate(bearer: str) -> Principal:
     kind, digest = _parse(bearer)
     found = _cache.peek(digest)
     if found is None:
-        loop = asyncio.get_running_loop()
-        found = await loop.run_in_executor(_lookups, _find_in_thread, kind, digest)
+        found = await _afind(kind, digest)
     return _admit(kind, digest, found)
 
 
@@ -113,6 +112,16 @@ def _find(kind: TokenKind, digest: str) -> Holder | Refusal:
         return _cache.get(digest, load)
     except DatabaseError as error:
         raise unavailable() from error
+
+
+async def _afind(kind: TokenKind, digest: str) -> Holder | Refusal:
+    """In a thread, and not longer than the lease: a database that hangs must not hang the edge."""
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(LEASE_SECONDS):
+            return await loop.run_in_executor(_lookups, _find_in_thread, kind, digest)
+    except TimeoutError:
+        raise unavailable() from None
 
 
 def _find_in_thread(kind: TokenKind, digest: str) -> Holder | Refusal:

@@ -1,0 +1,162 @@
+"""How to call every public service of the control plane, for tests that run over all of them.
+
+A recipe makes one call that changes something. Each of its rows is taken from a world by name, so
+that a test can take any of them from the stranger's instead: that is the point.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import apps
+from apps.agents import services as agents
+from apps.connections import services as connections
+from apps.orgs.models import Membership
+from apps.orgs.services.identity_providers import idp_create
+from apps.orgs.types import SYSTEM
+from apps.policies.documents import BindingDoc, DomainRuleDoc, PolicyDocument, document_of
+from apps.sandboxes.models import Sandbox
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from apps.connections.models import Credential
+    from apps.orgs.models import IdentityProvider
+    from tests.factories import World
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """`on` is the row that the service acts on, `rows` the other rows, `plain` the rest."""
+
+    on: Callable[[World], Any]
+    plain: dict[str, Any] = field(default_factory=dict)
+    rows: dict[str, Callable[[World], Any]] = field(default_factory=dict)
+
+
+def public_services() -> dict[str, Callable[..., Any]]:
+    """Every function in a `services` module that writes as an actor, by name."""
+    return {
+        name: found
+        for module in _service_modules()
+        for name, found in inspect.getmembers(module, inspect.isfunction)
+        if not name.startswith("_")
+        and "actor" in inspect.signature(found).parameters
+        and found.__module__ == module.__name__
+    }
+
+
+def _service_modules() -> Iterator[Any]:
+    for info in pkgutil.walk_packages(apps.__path__, "apps."):
+        parts = info.name.split(".")
+        if len(parts) >= 3 and parts[2] == "services":
+            yield importlib.import_module(info.name)
+
+
+def _membership(world: World) -> Membership:
+    return Membership.objects.get(org=world.org, user=UUID(world.member.id))
+
+
+def _spare_credential(world: World) -> Credential:
+    """One that no policy binds, so that it can be deleted."""
+    return connections.credential_create(
+        world.org,
+        slug="spare",
+        name="Spare",
+        value="secret-of-the-recipe",
+        project=world.project,
+        allowed_hosts=["api.example.com"],
+        actor=SYSTEM,
+    )
+
+
+def _provider(world: World) -> IdentityProvider:
+    return idp_create(
+        world.org,
+        name="SSO",
+        issuer="https://sso.example.com",
+        client_id="lens",
+        secret="secret-of-the-recipe",
+        actor=SYSTEM,
+    )
+
+
+def _sandbox(world: World) -> Sandbox:
+    return Sandbox.objects.create(
+        org=world.org,
+        key=f"key of {world.org.slug}",
+        principal_kind="agent",
+        principal_id=str(world.agent.pk),
+        principal_name=world.agent.name,
+        agent=world.agent,
+        team=world.team,
+        project=world.project,
+    )
+
+
+def _new_document(world: World) -> PolicyDocument:
+    return PolicyDocument(
+        name="Leads policy",
+        team=world.other_team,
+        domains=(DomainRuleDoc("*.example.com", "allow"),),
+    )
+
+
+def _narrowed(world: World) -> PolicyDocument:
+    binding = BindingDoc(world.credential, "api.github.com", method="GET")
+    return replace(document_of(world.policy), bindings=(binding,))
+
+
+NEW = {"slug": "new", "name": "New"}
+RECIPES: dict[str, Recipe] = {
+    "organization_update": Recipe(lambda w: w.org, {"name": "New name"}),
+    "idp_create": Recipe(
+        lambda w: w.org,
+        {
+            "name": "SSO",
+            "issuer": "https://sso.example.com",
+            "client_id": "lens",
+            "secret": "secret-of-the-recipe",
+        },
+    ),
+    "idp_update": Recipe(_provider, {"name": "Other", "client_id": "other"}),
+    "idp_mark_working": Recipe(_provider),
+    "team_create": Recipe(lambda w: w.org, NEW),
+    "team_update": Recipe(lambda w: w.team, {"name": "Other"}),
+    "team_delete": Recipe(lambda w: w.team),
+    "project_create": Recipe(lambda w: w.org, NEW),
+    "project_update": Recipe(lambda w: w.project, {"name": "Other"}),
+    "project_delete": Recipe(lambda w: w.project),
+    "user_invite": Recipe(lambda w: w.org, {"email": "new@people.example"}),
+    "membership_update": Recipe(_membership, rows={"teams": lambda w: [w.other_team]}),
+    "membership_remove": Recipe(_membership),
+    "grant_set": Recipe(lambda w: w.team, rows={"project": lambda w: w.other_project}),
+    "grant_remove": Recipe(lambda w: w.grant),
+    "credential_create": Recipe(
+        lambda w: w.org,
+        {**NEW, "value": "secret-of-the-recipe", "allowed_hosts": ["api.example.com"]},
+        {"project": lambda w: w.project, "allowed_teams": lambda w: [w.team]},
+    ),
+    "credential_update": Recipe(
+        lambda w: w.credential, rows={"allowed_teams": lambda w: [w.team, w.other_team]}
+    ),
+    "credential_delete": Recipe(_spare_credential),
+    "policy_save": Recipe(lambda w: w.org, rows={"document": _new_document}),
+    "policy_save over one": Recipe(
+        lambda w: w.org, rows={"document": _narrowed, "policy": lambda w: w.policy}
+    ),
+    "policy_delete": Recipe(lambda w: w.policy),
+    "agent_create": Recipe(lambda w: w.org, NEW, {"team": lambda w: w.team}),
+    "agent_update": Recipe(lambda w: w.agent, rows={"team": lambda w: w.other_team}),
+    "agent_disable": Recipe(lambda w: w.agent),
+    "agent_enable": Recipe(lambda w: agents.agent_disable(w.agent, actor=SYSTEM)),
+    "agent_delete": Recipe(lambda w: w.agent),
+    "token_create": Recipe(lambda w: w.agent, {"name": "New"}),
+    "token_revoke": Recipe(lambda w: w.minted.token),
+    "sandbox_stop": Recipe(_sandbox, {"reason": "A test."}),
+}
