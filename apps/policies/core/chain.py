@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from apps.common.hosts import Host
     from apps.policies.core.compiled import Compiled
 
-Http = tuple[str, tuple[str, ...]]
-"""Method and canonical path segments of an HTTP request."""
+Http = tuple[str, str, tuple[str, ...]]
+"""Scheme, method and canonical path segments of an HTTP request."""
 
 _SAYS = {
     Action.DIRECT: "tunnels it",
@@ -162,11 +162,16 @@ def _domain_rule(
     rule = domain.rule
     kind = entry.layer.kind
     credentials = ((kind, rule.agent_credentials),)
+    if rule.action is Action.DIRECT and http is not None and http[0] != "https":
+        reason = (
+            f"`{rule.pattern}` of {entry.title} is `direct`, which tunnels TLS, not plain HTTP."
+        )
+        return Answer(Action.DENY, kind, rule.id, reason, tuple(passed), credentials)
     if not domain.http or http is None:
         action = domain.best
         reason = f"The rule `{rule.pattern}` of {entry.title} {_SAYS[action]}."
         return Answer(action, kind, rule.id, reason, tuple(passed), credentials)
-    method, segments = http
+    _, method, segments = http
     found = _http_rule(domain, method, segments, passed)
     if found is None:
         reason = (

@@ -27,7 +27,7 @@ from apps.policies.core.builtin import (
     platform_refusal,
     provider_refusal,
 )
-from apps.policies.core.chain import Answer, combine, domain_answer, tool_answer
+from apps.policies.core.chain import Answer, Http, combine, domain_answer, tool_answer
 from apps.policies.core.check import METHOD, TIERS
 from apps.policies.core.compiled import Compiled, compiled
 from apps.policies.core.paths import Ambiguous, canonical, segments
@@ -110,14 +110,11 @@ def _decide_http(ready: Compiled, request: HttpRequest) -> Decision:
         reason = f"The path {path.reason}: it could be read in two ways, so it is denied."
         return _refused(Refusal("path", reason))
     outgoing = Outgoing(request.scheme, host, request.port, request.method, segments(path))
-    answer = _network(ready, request, host, (request.method, outgoing.segments))
+    answer = _network(ready, request, host, (request.scheme, request.method, outgoing.segments))
     return _with_credential(ready, answer, outgoing, path)
 
 
 def _with_credential(ready: Compiled, answer: Answer, outgoing: Outgoing, path: str) -> Decision:
-    if answer.action is Action.DIRECT and outgoing.scheme != "https":
-        reason = "A `direct` rule tunnels TLS; plain HTTP is not tunnelled."
-        return _refused(Refusal("direct-http", reason), path)
     if answer.action is not Action.ALLOW:
         return answer.decision(path=path)
     binding, passed = choose_binding(ready.bindings, outgoing)
@@ -129,7 +126,7 @@ def _network(
     ready: Compiled,
     request: ConnectRequest | HttpRequest,
     host: Host,
-    http: tuple[str, tuple[str, ...]] | None,
+    http: Http | None,
 ) -> Answer:
     return combine(
         ready, lambda entry: domain_answer(entry, host, request.port, request.addresses, http)
@@ -195,5 +192,5 @@ def _text(value: object) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _refused(refusal: Refusal, path: str = "") -> Decision:
-    return Decision(Action.DENY, LayerKind.BUILTIN, refusal.rule, refusal.reason, path=path)
+def _refused(refusal: Refusal) -> Decision:
+    return Decision(Action.DENY, LayerKind.BUILTIN, refusal.rule, refusal.reason)

@@ -30,19 +30,23 @@ class GlobError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class PathGlob:
-    """A parsed path glob; `folded` is the wide reading that deny rules use."""
+    """A parsed path glob; `folded` is the wide reading that deny rules use.
+
+    `head` counts the literals before the first wildcard, which decide most of the time.
+    """
 
     text: str
     parts: tuple[Part, ...]
     folded: tuple[Part, ...]
+    head: int
 
     def matches(self, segments: tuple[str, ...]) -> bool:
         """Exact reading: letter for letter."""
-        return _match_parts(self.parts, segments)
+        return _match(self.parts, self.head, segments)
 
     def matches_folded(self, folded: tuple[str, ...]) -> bool:
         """Wide reading: `folded` are the segments of the path, each passed through `fold`."""
-        return _match_parts(self.folded, folded)
+        return _match(self.folded, self.head, folded)
 
 
 def fold(text: str) -> str:
@@ -67,7 +71,9 @@ def parse_path_glob(text: str) -> PathGlob:
     inner = [] if text == "/" else text[1:].removesuffix("/").split("/")
     parts = tuple(map(_part, inner))
     folded = tuple(fold(part) if isinstance(part, str) else part for part in parts)
-    return PathGlob(text, _squeeze(parts), _squeeze(folded))
+    literal = [isinstance(part, str) for part in parts]
+    head = literal.index(False) if False in literal else len(literal)
+    return PathGlob(text, _squeeze(parts), _squeeze(folded), head)
 
 
 @lru_cache(maxsize=8192)
@@ -163,6 +169,10 @@ def _squeeze(parts: tuple[Part, ...]) -> tuple[Part, ...]:
         if not (part == ANY and kept and kept[-1] == ANY):
             kept.append(part)
     return tuple(kept)
+
+
+def _match(parts: tuple[Part, ...], head: int, segments: tuple[str, ...]) -> bool:
+    return segments[:head] == parts[:head] and _match_parts(parts[head:], segments[head:])
 
 
 def _match_parts(parts: tuple[Part, ...], segments: tuple[str, ...]) -> bool:

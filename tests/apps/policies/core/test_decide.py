@@ -160,7 +160,8 @@ def test_direct_gives_no_credential_and_never_carries_plain_http() -> None:
     rules = bundle(domains(TEAM, ("db.x:5432", DIRECT)), bindings=(binding,))
     answer = evaluate(rules, get("https://db.x:5432/"))
     assert (answer.action, answer.binding, answer.strip_credentials) == (DIRECT, None, False)
-    assert evaluate(rules, get("http://db.x:5432/")).rule == "direct-http"
+    plain = evaluate(rules, get("http://db.x:5432/"))
+    assert (plain.action, plain.rule) == (DENY, "db.x:5432")
 
 
 API = DomainRule(
