@@ -48,7 +48,7 @@ ROUTES: tuple[tuple[str, str, int, Handler], ...] = (
 _COMPILED = tuple((method, re.compile(path), status, to) for method, path, status, to in ROUTES)
 
 
-class _BadRequest(LensError):
+class _BadRequestError(LensError):
     code = "bad_request"
     status = 400
 
@@ -77,7 +77,7 @@ class _Connection(BaseHTTPRequestHandler):
             status, body = 500, {"error": "internal", "message": "sandboxd failed; see its log"}
         self._send(status, body)
 
-    do_POST = do_PUT = do_DELETE = do_GET
+    do_POST = do_PUT = do_DELETE = do_GET  # noqa: N815 the base class looks for these
 
     def _dispatch(self) -> tuple[int, dict[str, Any]]:
         body = self._body()
@@ -96,19 +96,19 @@ class _Connection(BaseHTTPRequestHandler):
         length = self.headers.get("Content-Length", "0")
         if "Transfer-Encoding" in self.headers or not re.fullmatch(r"[0-9]{1,9}", length):
             self.close_connection = True
-            raise _BadRequest("the body needs one Content-Length")
+            raise _BadRequestError("the body needs one Content-Length")
         if int(length) > _MAX_BODY:
             self.close_connection = True
-            raise _BadRequest("the body is too large", code="too_large")
+            raise _BadRequestError("the body is too large", code="too_large")
         raw = self.rfile.read(int(length))
         if not raw:
             return {}
         try:
             body = json.loads(raw)
         except (ValueError, RecursionError) as error:
-            raise _BadRequest("the body is not JSON") from error
+            raise _BadRequestError("the body is not JSON") from error
         if not isinstance(body, dict):
-            raise _BadRequest("the body must be an object")
+            raise _BadRequestError("the body must be an object")
         return body
 
     def _send(self, status: int, body: dict[str, Any]) -> None:
@@ -153,7 +153,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         self._room = threading.BoundedSemaphore(_MAX_CONNECTIONS)
         super().__init__(str(path), _Connection)
 
-    def verify_request(self, request: Any, client_address: Any) -> bool:
+    def verify_request(self, request: Any, client_address: Any) -> bool:  # noqa: ARG002 given
         """Ask the kernel who is at the other end."""
         return peer_uid(request) in self.allowed
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _CONTROLLERS = ("memory", "pids", "cpu")
 _CPU_PERIOD_US = 100_000
 _MICROSECONDS_PER_PERCENT = _CPU_PERIOD_US // 100
+_Settings = dict[str, tuple[tuple[str, str], ...]]
 _REMOVE_SECONDS = 3.0
 _KILL_ROUNDS = 200
 
@@ -198,9 +199,9 @@ def _set_limits(hierarchy: Hierarchy, path: Path, limits: Limits) -> None:
     memory, pids, cpu = str(limits.memory_bytes), str(limits.pids), limits.cpu_percent
     quota = cpu * _MICROSECONDS_PER_PERCENT
     if hierarchy.version == 2:
-        wanted = {"memory": (("memory.max", memory),), "pids": (("pids.max", pids),)}
+        wanted: _Settings = {"memory": (("memory.max", memory),), "pids": (("pids.max", pids),)}
         wanted["cpu"] = (("cpu.max", f"{quota} {_CPU_PERIOD_US}"),) if cpu else ()
-        optional = {"memory": (("memory.swap.max", "0"),)}
+        optional: _Settings = {"memory": (("memory.swap.max", "0"),)}
     else:
         wanted = {"memory": (("memory.limit_in_bytes", memory),), "pids": (("pids.max", pids),)}
         wanted["cpu"] = (("cpu.cfs_quota_us", str(quota)),) if cpu else ()

@@ -287,7 +287,7 @@ def listing(request: dict[str, Any]) -> None:
     """
     with _answering(), _opened(request["path"], os.O_RDONLY | os.O_DIRECTORY) as descriptor:
         limit = min(request["limit"], _MAX_ENTRIES)
-        names = sorted(os.listdir(descriptor))
+        names = sorted(os.listdir(descriptor))  # noqa: PTH208 a descriptor has no Path
         entries = [entry for n in names[:limit] if (entry := _entry(descriptor, n)) is not None]
         _answer({"entries": entries, "truncated": len(names) > limit})
 

@@ -16,6 +16,7 @@ import os
 import select
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from apps.sandboxes.harness import confine, ipc, syscalls
@@ -65,8 +66,8 @@ def _serve(name: str, requests: socket.socket, prepare: Callable[[], Child]) -> 
 
 
 def _name_process(name: str) -> None:
-    with contextlib.suppress(OSError), open("/proc/self/comm", "w") as file:
-        file.write(name)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/comm").write_text(name)
 
 
 def _loop(requests: socket.socket, child: Child) -> NoReturn:

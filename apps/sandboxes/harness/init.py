@@ -5,9 +5,9 @@ see, after they have dropped everything) and the end of its children. When sandb
 control socket closes, for whatever reason, it exits, and the kernel ends every process of the
 namespace with it.
 
-Messages in: `trust` (with the authority's certificate), then any number of `run` (a kind, with the
-descriptors of the job) and `kill`. Out, while it is being built: `pid`, `listeners`, `ready`, or
-`failed` with the step and errno.
+Messages in: `trust` (with the authority's certificate), then any number of `prepare` (with the
+descriptors of a job to come) and `kill`. Out, while it is being built: `pid`, `listeners`, `ready`,
+or `failed` with the step and errno.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import select
 import signal
 import socket
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apps.sandboxes.harness import (
@@ -73,7 +74,7 @@ def from_message(message: dict[str, Any]) -> Spec:
     return Spec(**{**message, "layout": rootfs.Layout(**message["layout"])})
 
 
-class Failed(Exception):
+class FailedError(Exception):
     """A step of building the sandbox failed."""
 
     def __init__(self, step: str, error: BaseException) -> None:
@@ -91,7 +92,7 @@ def _step(name: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, ipc.IpcError) as error:
-        raise Failed(name, error) from error
+        raise FailedError(name, error) from error
 
 
 def prepare() -> forker.Child:
@@ -113,7 +114,7 @@ def start(message: dict[str, Any], fds: list[int]) -> None:
             _pid_1(control, spec)
         handle = os.pidfd_open(pid)
         ipc.send(control, {"event": "pid", "pid": pid}, [handle])
-    except Failed as error:
+    except FailedError as error:
         with contextlib.suppress(ipc.IpcError):
             ipc.send(control, error.message)
     except (OSError, ipc.IpcError):
@@ -151,8 +152,7 @@ def _own_users(spec: Spec) -> None:
         ("uid_map", f"{spec.layout.uid} {spec.outer_uid} 1"),
         ("gid_map", f"{spec.layout.gid} {spec.outer_gid} 1"),
     ):
-        with open(f"/proc/self/{name}", "w") as file:
-            file.write(line)
+        Path(f"/proc/self/{name}").write_text(line)
 
 
 def _pid_1(control: socket.socket, spec: Spec) -> None:
@@ -164,7 +164,7 @@ def _pid_1(control: socket.socket, spec: Spec) -> None:
         ipc.send(control, {"event": "ready", "landlock": landlock.abi()})
         Init(control, spec, restriction).serve()
         code = 0
-    except Failed as error:
+    except FailedError as error:
         with contextlib.suppress(ipc.IpcError):
             ipc.send(control, error.message)
     except ipc.IpcError:
@@ -207,7 +207,7 @@ def _listeners() -> list[socket.socket]:
     """The proxy's sockets, opened here so that they are in this network namespace for ever."""
     found = []
     for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
-        if family == socket.AF_INET6 and not os.path.exists("/proc/net/if_inet6"):
+        if family == socket.AF_INET6 and not Path("/proc/net/if_inet6").exists():
             continue
         listener = socket.socket(family, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -227,8 +227,7 @@ def _forget_streams() -> None:
 
 def _limits(spec: Spec) -> None:
     """Limits that everything inherits. Control groups count better; without them these must do."""
-    with open("/proc/self/oom_score_adj", "w") as file:
-        file.write(str(_OOM_SCORE))
+    Path("/proc/self/oom_score_adj").write_text(str(_OOM_SCORE))
     confine.lower_limit(resource.RLIMIT_CORE, 0)
     confine.lower_limit(resource.RLIMIT_NOFILE, spec.open_files)
     confine.lower_limit(resource.RLIMIT_MEMLOCK, 1 << 20)
@@ -285,15 +284,18 @@ class Init:
                 self.handle(message, fds)
 
     def handle(self, message: dict[str, Any], fds: list[int]) -> None:
-        """One request of sandboxd; the first descriptor is always the job's status socket."""
-        if message.get("op") == "run":
-            self.run(message, fds)
+        """One request of sandboxd."""
+        if message.get("op") == "prepare":
+            self.prepare(fds)
         else:
             ipc.close_all(fds)
             self.kill_everything()
 
-    def run(self, message: dict[str, Any], fds: list[int]) -> None:
-        """Fork a child for the job; a fork that the limits refuse is the job's answer."""
+    def prepare(self, fds: list[int]) -> None:
+        """Fork a child that confines itself and waits for its job; see `job` for the descriptors.
+
+        A fork that the limits refuse is told as the end of that job.
+        """
         status = socket.socket(fileno=fds[0])
         try:
             pid = os.fork()
@@ -302,7 +304,7 @@ class Init:
             ipc.close_all(fds[1:])
             return
         if pid == 0:
-            job.run(message, fds, self.spec.identity, self.restriction)
+            job.run(fds, self.spec.identity, self.restriction)
         ipc.close_all(fds[1:])
         self.jobs[pid] = status
 

@@ -60,17 +60,17 @@ def receive(sock: socket.socket, timeout: float | None) -> tuple[dict[str, Any],
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
     try:
-        if not body:
-            raise IpcError("peer closed the connection")
-        if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
-            raise IpcError("message was cut")
-        return _decoded(body), list(fds)
+        return _decoded(body, flags), list(fds)
     except IpcError:
         close_all(fds)
         raise
 
 
-def _decoded(body: bytes) -> dict[str, Any]:
+def _decoded(body: bytes, flags: int) -> dict[str, Any]:
+    if not body:
+        raise IpcError("peer closed the connection")
+    if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+        raise IpcError("message was cut")
     try:
         message = json.loads(body)
     except ValueError as error:

@@ -1,8 +1,12 @@
-"""What a child of pid 1 does: become the agent, then run the one job it was forked for.
+"""What a child of pid 1 does: become the agent, wait for its job, run it.
 
-Descriptors arrive in a fixed order: status, request, output, errors, then an input if the message
-says so, and `cgroup.procs` of the job's group where there are groups. The request is read only
-after everything is dropped, so no privileged process ever parses what an agent wrote.
+It is forked ahead of the job, so that what takes time (the fork, the control group, giving up
+everything) is done when a command comes. And so nothing privileged ever parses what an agent wrote:
+the request arrives, over a socket of this job alone, in a process that can do nothing any more.
+
+Descriptors from pid 1: the status socket, on which a job that cannot start says why; the request
+socket; and `cgroup.procs` of the job's group, where there are groups. With the request come: the
+request itself (a memory file), output, errors, and the input if there is any.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import errno
 import json
 import os
 import socket
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from apps.sandboxes.harness import confine, fetch, files, ipc, landlock, selftest, syscalls
@@ -25,18 +30,22 @@ _CANNOT_EXECUTE = 126
 _OOM_SCORE = "900"
 
 
-def run(
-    message: dict[str, Any], fds: list[int], identity: Identity, restriction: int | None
-) -> NoReturn:
-    """Never returns: ends in execve or _exit. A step that fails is told over the status socket."""
-    status = socket.socket(fileno=fds[0])
+def run(fds: list[int], identity: Identity, restriction: int | None) -> NoReturn:
+    """Never returns: ends in execve or _exit."""
+    status, requests = socket.socket(fileno=fds[0]), socket.socket(fileno=fds[1])
     try:
-        _confine(fds, identity, restriction, has_input=message["input"])
-        request = _read_request(fds[1])
-        KINDS[message["kind"]](request)
+        _confine(fds, identity, restriction)
+        message, received = ipc.receive(requests, None)
+        requests.close()
+        descriptor, *streams = received
+        _place(streams)
+        syscalls.close_all_but({0, 1, 2, status.fileno(), descriptor})
+        KINDS[message["kind"]](_read_request(descriptor))
         os._exit(0)
     except JobError as error:
         _tell(status, {"error": error.code, "message": str(error)})
+    except ipc.IpcError:
+        os._exit(0)  # sandboxd does not want it any more
     except OSError as error:
         _tell(status, {"error": "job_failed", "message": f"{error}"})
     finally:
@@ -56,31 +65,34 @@ def _tell(status: socket.socket, message: dict[str, Any]) -> None:
         ipc.send(status, message)
 
 
-def _confine(
-    fds: list[int], identity: Identity, restriction: int | None, *, has_input: bool
-) -> None:
-    """Own session and control group, standard streams, nothing else open, nothing else allowed."""
-    status, request, output, errors, *rest = fds
-    source = rest.pop(0) if has_input else os.open("/dev/null", os.O_RDONLY)
-    for group in rest:
+def _confine(fds: list[int], identity: Identity, restriction: int | None) -> None:
+    """Own control group and session, no privilege, nothing open that is not for this job."""
+    for group in fds[2:]:
         os.write(group, b"0")
     os.setsid()
     confine.reset_signals()
     with contextlib.suppress(OSError):  # rootless: our /proc belongs to root; the score stays 500
         _prefer_for_oom()
-    for stream, descriptor in enumerate((source, output, errors)):
-        os.dup2(descriptor, stream)
-    syscalls.close_all_but({0, 1, 2, status, request, *([restriction] if restriction else [])})
+    kept = {0, 1, 2, *fds[:2]}
+    syscalls.close_all_but(kept if restriction is None else {*kept, restriction})
     confine.become(identity)
-    if restriction:
+    if restriction is not None:
         landlock.restrict(restriction)
         os.close(restriction)
     os.umask(0o022)
 
 
+def _place(streams: list[int]) -> None:
+    """Output, errors and input become 1, 2 and 0. Without input, 0 stays /dev/null."""
+    output, errors, *source = streams
+    os.dup2(output, 1)
+    os.dup2(errors, 2)
+    if source:
+        os.dup2(source[0], 0)
+
+
 def _prefer_for_oom() -> None:
-    with open("/proc/self/oom_score_adj", "w") as file:
-        file.write(_OOM_SCORE)
+    Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
 
 
 def _read_request(descriptor: int) -> dict[str, Any]:
@@ -97,7 +109,7 @@ def _execute(request: dict[str, Any]) -> None:
         raise JobError("workdir_not_found", f"workdir: {error.strerror}") from error
     command = [os.fsencode(part) for part in ("sh", "-c", request["command"])]
     try:
-        os.execve("/bin/sh", command, request["env"])
+        os.execve("/bin/sh", command, request["env"])  # noqa: S606 a shell is what was asked for
     except OSError as error:
         if error.errno == errno.E2BIG:
             raise JobError(

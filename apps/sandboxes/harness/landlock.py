@@ -11,6 +11,7 @@ import ctypes
 import errno
 import os
 import struct
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from apps.sandboxes.harness import syscalls
@@ -61,8 +62,8 @@ def ruleset(writable: Iterable[str], *, scoped: bool, version: int) -> int:
     descriptor = syscalls.call("landlock_create_ruleset", attributes, length, 0)
     _allow(descriptor, "/", rights & _READ)
     for path in writable:
-        if os.path.exists(path):
-            _allow(descriptor, path, rights if os.path.isdir(path) else rights & _FILE)
+        if Path(path).exists():
+            _allow(descriptor, path, rights if Path(path).is_dir() else rights & _FILE)
     return descriptor
 
 

@@ -95,7 +95,7 @@ def encoded(content: bytes | bytearray) -> str:
     return base64.b64encode(content).decode("ascii")
 
 
-def health(manager: Manager, call: Call) -> dict[str, Any]:
+def health(manager: Manager, _: Call) -> dict[str, Any]:
     """GET /v1/health."""
     return manager.health()
 
@@ -112,7 +112,7 @@ def describe(sandbox: Sandbox) -> dict[str, Any]:
     }
 
 
-def list_all(manager: Manager, call: Call) -> dict[str, Any]:
+def list_all(manager: Manager, _: Call) -> dict[str, Any]:
     """GET /v1/sandboxes."""
     return {"sandboxes": [describe(s) for s in manager.list()]}
 
@@ -265,7 +265,7 @@ def list_files(manager: Manager, call: Call) -> dict[str, Any]:
 
 
 def fetch(manager: Manager, call: Call) -> dict[str, Any]:
-    """POST /v1/sandboxes/{id}/fetch: `url`, `method`, `headers`, `body`, `timeout_ms`, `max_bytes`."""
+    """POST /v1/sandboxes/{id}/fetch: one request through the proxy, no redirect followed."""
     sandbox, body = manager.get(call.id), call.body
     most = sandbox.limits.fetch_bytes
     timeout = number(body, "timeout_ms", _DEFAULT_TIMEOUT_MS, low=1, high=300_000) / 1000

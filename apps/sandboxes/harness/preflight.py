@@ -183,12 +183,13 @@ def _apparmor() -> str:
 
 
 def _container() -> str:
-    if not any(os.path.exists(path) for path in ("/.dockerenv", "/run/.containerenv")):
+    if not any(Path(path).exists() for path in ("/.dockerenv", "/run/.containerenv")):
         return ""
     return (
         "This container may not make namespaces. Start it with: docker run --cap-add SYS_ADMIN "
         "--cap-add NET_ADMIN --security-opt seccomp=unconfined --security-opt apparmor=unconfined "
-        "--security-opt systempaths=unconfined --cgroupns private -v /sys/fs/cgroup:/sys/fs/cgroup:rw"
+        "--security-opt systempaths=unconfined --cgroupns private "
+        "-v /sys/fs/cgroup:/sys/fs/cgroup:rw IMAGE"
     )
 
 

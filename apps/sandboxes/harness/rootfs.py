@@ -55,6 +55,8 @@ _TRUST_LINKS = (
     "/etc/ssl/cert.pem",
     "/etc/pki/tls/certs/ca-bundle.crt",
 )
+_ROOT_USER = "root:x:0:0:root:/nonexistent:/usr/sbin/nologin"
+_NOBODY = "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin"
 _QUIET = MS_NOSUID | MS_NODEV
 
 
@@ -87,9 +89,9 @@ def build(layout: Layout) -> None:
     root = layout.mount_point
     syscalls.mount("root", root, "tmpfs", _QUIET, "mode=0755,size=4m,nr_inodes=1024")
     for path in layout.system_paths:
-        _bind_read_only(path, root + path)
+        _bind_read_only(path, root)
     for path in _LINKED:
-        _link_or_bind(path, root + path)
+        _link_or_bind(path, root)
     _devices(root, layout)
     _proc(root)
     _etc(root, layout)
@@ -98,11 +100,12 @@ def build(layout: Layout) -> None:
 
 def trust(root: str, authority: bytes, bundle: bytes) -> None:
     """Write the sandbox's authority, alone and behind the host's `bundle`."""
-    _write(root + env.SANDBOX_CA, authority)
-    _write(root + env.CA_BUNDLE, bundle + b"\n" + authority)
+    _write(Path(root + env.SANDBOX_CA), authority)
+    _write(Path(root + env.CA_BUNDLE), bundle + b"\n" + authority)
     for link in _TRUST_LINKS:
-        os.makedirs(os.path.dirname(root + link), exist_ok=True)
-        os.symlink(env.CA_BUNDLE, root + link)
+        place = Path(root + link)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.symlink_to(env.CA_BUNDLE)
 
 
 def enter(root: str) -> None:
@@ -114,12 +117,13 @@ def enter(root: str) -> None:
     os.chdir("/")
 
 
-def _bind_read_only(source: str, target: str) -> None:
+def _bind_read_only(source: str, root: str) -> None:
     """A recursive bind that is read-only, without set-uid programs and devices, all the way."""
-    if os.path.isdir(source):
-        os.makedirs(target, exist_ok=True)
+    target = root + source
+    if Path(source).is_dir():
+        Path(target).mkdir(parents=True, exist_ok=True)
     else:
-        _write(target, b"")
+        _write(Path(target), b"")
     flags = MS_RDONLY | _QUIET
     syscalls.mount(source, target, None, MS_BIND | MS_REC)
     try:
@@ -133,94 +137,84 @@ def _bind_read_only(source: str, target: str) -> None:
         syscalls.mount("none", target, None, MS_REMOUNT | MS_BIND | flags)
 
 
-def _link_or_bind(source: str, target: str) -> None:
+def _link_or_bind(source: str, root: str) -> None:
     """/bin and its like: a link into /usr on a merged system, else a directory of their own."""
-    if os.path.islink(source):
-        os.symlink(os.readlink(source), target)
-    elif os.path.isdir(source):
-        _bind_read_only(source, target)
+    place = Path(source)
+    if place.is_symlink():
+        Path(root + source).symlink_to(place.readlink())
+    elif place.is_dir():
+        _bind_read_only(source, root)
 
 
 def _devices(root: str, layout: Layout) -> None:
     """A few nodes of the host's /dev, terminals of our own, and shared memory."""
-    dev = root + "/dev"
-    os.mkdir(dev)
+    dev = Path(root, "dev")
+    dev.mkdir()
     flags = MS_NOSUID | MS_NOEXEC
-    syscalls.mount("dev", dev, "tmpfs", flags, "mode=0755,size=64k,nr_inodes=64")
+    syscalls.mount("dev", str(dev), "tmpfs", flags, "mode=0755,size=64k,nr_inodes=64")
     for name in _DEVICES:
-        _write(f"{dev}/{name}", b"")
+        _write(dev / name, b"")
         syscalls.mount(f"/dev/{name}", f"{dev}/{name}", None, MS_BIND)
-    os.mkdir(dev + "/pts")
-    syscalls.mount("devpts", dev + "/pts", "devpts", flags, "newinstance,ptmxmode=0666,mode=0620")
-    os.symlink("pts/ptmx", dev + "/ptmx")
-    os.symlink("/proc/self/fd", dev + "/fd")
+    (dev / "pts").mkdir()
+    syscalls.mount("devpts", f"{dev}/pts", "devpts", flags, "newinstance,ptmxmode=0666,mode=0620")
+    (dev / "ptmx").symlink_to("pts/ptmx")
+    (dev / "fd").symlink_to("/proc/self/fd")
     for number, name in enumerate(("stdin", "stdout", "stderr")):
-        os.symlink(f"/proc/self/fd/{number}", f"{dev}/{name}")
-    _tmpfs(dev + "/shm", layout, size=layout.shm_bytes, inodes=1024, flags=_QUIET | MS_NOEXEC)
-    syscalls.mount("none", dev, None, MS_REMOUNT | MS_BIND | MS_RDONLY | flags)
+        (dev / name).symlink_to(f"/proc/self/fd/{number}")
+    _tmpfs(dev / "shm", layout, size=layout.shm_bytes, inodes=1024, flags=_QUIET | MS_NOEXEC)
+    syscalls.mount("none", str(dev), None, MS_REMOUNT | MS_BIND | MS_RDONLY | flags)
 
 
 def _proc(root: str) -> None:
     """The processes of this pid namespace, each user seeing its own only."""
-    proc = root + "/proc"
-    os.mkdir(proc)
-    syscalls.mount("proc", proc, "proc", _QUIET | MS_NOEXEC, "hidepid=2")
+    proc = Path(root, "proc")
+    proc.mkdir()
+    syscalls.mount("proc", str(proc), "proc", _QUIET | MS_NOEXEC, "hidepid=2")
     for name in _PROC_READ_ONLY:
-        path = f"{proc}/{name}"
-        if os.path.exists(path):
+        if (proc / name).exists():
+            path = f"{proc}/{name}"
             syscalls.mount(path, path, None, MS_BIND)
             flags = MS_REMOUNT | MS_BIND | MS_RDONLY | _QUIET | MS_NOEXEC
             syscalls.mount("none", path, None, flags)
     for name in _PROC_HIDDEN:
-        if os.path.exists(f"{proc}/{name}"):
+        if (proc / name).exists():
             syscalls.mount("/dev/null", f"{proc}/{name}", None, MS_BIND)
 
 
 def _etc(root: str, layout: Layout) -> None:
+    etc = Path(root, "etc")
     for path in _COPIED:
         with contextlib.suppress(OSError):
-            _write(root + path, Path(path).read_bytes())
+            _write(Path(root + path), Path(path).read_bytes())
     for path in _BOUND:
-        if os.path.isdir(path):
-            _bind_read_only(path, root + path)
-    _write(
-        root + "/etc/passwd",
-        b"root:x:0:0:root:/nonexistent:/usr/sbin/nologin\n"
-        + f"agent:x:{layout.uid}:{layout.gid}:agent:{env.WORKSPACE}:/bin/sh\n".encode()
-        + b"nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
-    )
-    _write(
-        root + "/etc/group",
-        f"root:x:0:\nagent:x:{layout.gid}:\nnogroup:x:65534:\n".encode(),
-    )
-    _write(root + "/etc/hosts", b"127.0.0.1 localhost sandbox\n::1 localhost sandbox\n")
-    _write(root + "/etc/hostname", b"sandbox\n")
+        if Path(path).is_dir():
+            _bind_read_only(path, root)
+    agent = f"agent:x:{layout.uid}:{layout.gid}:agent:{env.WORKSPACE}:/bin/sh"
+    _write(etc / "passwd", f"{_ROOT_USER}\n{agent}\n{_NOBODY}\n".encode())
+    _write(etc / "group", f"root:x:0:\nagent:x:{layout.gid}:\nnogroup:x:65534:\n".encode())
+    _write(etc / "hosts", b"127.0.0.1 localhost sandbox\n::1 localhost sandbox\n")
+    _write(etc / "hostname", b"sandbox\n")
     # No resolver: names are looked up by the proxy. Files only, so that a look-up fails at once.
-    _write(root + "/etc/resolv.conf", b"")
-    _write(root + "/etc/nsswitch.conf", b"passwd: files\ngroup: files\nhosts: files\n")
+    _write(etc / "resolv.conf", b"")
+    _write(etc / "nsswitch.conf", b"passwd: files\ngroup: files\nhosts: files\n")
 
 
 def _writable(root: str, layout: Layout) -> None:
-    """The three places that the agent may write: workspace, /tmp and (made above) /dev/shm."""
-    _tmpfs(
-        root + env.WORKSPACE,
-        layout,
-        size=layout.workspace_bytes,
-        inodes=layout.workspace_inodes,
-        flags=_QUIET,
-    )
-    _tmpfs(root + "/tmp", layout, size=layout.tmp_bytes, inodes=layout.tmp_inodes, flags=_QUIET)
-    os.makedirs(root + "/var", exist_ok=True)
-    os.symlink("/tmp", root + "/var/tmp")  # noqa: S108 the sandbox's own
+    """The places that the agent may write: workspace and /tmp; /dev/shm was made above."""
+    size, inodes = layout.workspace_bytes, layout.workspace_inodes
+    _tmpfs(Path(root + env.WORKSPACE), layout, size=size, inodes=inodes, flags=_QUIET)
+    size, inodes = layout.tmp_bytes, layout.tmp_inodes
+    _tmpfs(Path(root, "tmp"), layout, size=size, inodes=inodes, flags=_QUIET)
+    Path(root, "var").mkdir()
+    Path(root, "var/tmp").symlink_to("/tmp")  # noqa: S108 the sandbox's own
 
 
-def _tmpfs(path: str, layout: Layout, *, size: int, inodes: int, flags: int) -> None:
-    os.mkdir(path)
+def _tmpfs(path: Path, layout: Layout, *, size: int, inodes: int, flags: int) -> None:
+    path.mkdir()
     options = f"mode=0700,uid={layout.uid},gid={layout.gid},size={size},nr_inodes={inodes}"
-    syscalls.mount("tmpfs", path, "tmpfs", flags, options)
+    syscalls.mount("tmpfs", str(path), "tmpfs", flags, options)
 
 
-def _write(path: str, content: bytes) -> None:
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    with open(path, "wb") as file:
-        file.write(content)
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)

@@ -7,6 +7,7 @@ the same way.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -21,8 +22,7 @@ from apps.sandboxes.harness import ipc
 if TYPE_CHECKING:
     import socket
 
-    from apps.sandboxes.harness.cgroups import JobGroup
-    from apps.sandboxes.harness.sandbox import Sandbox
+    from apps.sandboxes.harness.sandbox import Prepared, Sandbox
 
 _CHUNK = 128 * 1024
 _DRAIN_SECONDS = 0.25  # after the job's end, for what a background child keeps open
@@ -63,34 +63,32 @@ class Outcome:
     duration_ms: float = 0.0
 
 
-class _Descriptors:
-    """The job's ends of everything, closed once it is handed over or cannot be."""
+class _Pipes:
+    """Both ends of a job's output and errors; ours are closed at the end, theirs when sent."""
 
-    def __init__(
-        self, request: dict[str, Any], content: bytes | None, group: JobGroup | None
-    ) -> None:
-        self.status, status = ipc.pair()
+    def __init__(self) -> None:
         self.output, output = os.pipe2(os.O_CLOEXEC)
         self.errors, errors = os.pipe2(os.O_CLOEXEC)
-        body = json.dumps(request).encode()
-        self.theirs = [status.detach(), ipc.memory_file(body, "request"), output, errors]
-        if content is not None:
-            self.theirs.append(ipc.memory_file(content, "input"))
-        if group is not None:
-            self.theirs.append(group.open())
+        self.theirs = [output, errors]
 
     def __enter__(self) -> Self:
         return self
 
-    def handed_over(self) -> None:
-        """pid 1 has its copies."""
-        ipc.close_all(self.theirs)
+    def hand_over(
+        self, prepared: Prepared, kind: str, request: dict[str, Any], content: bytes | None
+    ) -> None:
+        """Send the job to the child that waits for it. A child that has died says so itself."""
+        fds = [ipc.memory_file(json.dumps(request).encode(), "request"), *self.theirs]
+        if content is not None:
+            fds.append(ipc.memory_file(content, "input"))
+        self.theirs = fds
+        with contextlib.suppress(ipc.IpcError):
+            ipc.send(prepared.requests, {"kind": kind}, fds)
+        ipc.close_all(fds)
         self.theirs = []
 
     def __exit__(self, *_: object) -> None:
-        self.handed_over()
-        self.status.close()
-        ipc.close_all([self.output, self.errors])
+        ipc.close_all([self.output, self.errors, *self.theirs])
 
 
 def run(
@@ -102,24 +100,27 @@ def run(
     limit: int,
     content: bytes | None = None,
     client: socket.socket | None = None,
+    refill: bool = True,
 ) -> Outcome:
     """Run one job to its end; `timeout` in seconds, `limit` in bytes a stream.
+
+    `refill` has the next job's child forked meanwhile.
 
     Raises Conflict `sandbox_stopped`, Unavailable `process_limit`, Invalid for a job that could not
     start, ClientGoneError.
     """
     started = time.monotonic()
-    group = sandbox.new_group()
+    prepared = sandbox.take()
     try:
-        with _Descriptors(request, content, group) as descriptors:
-            message = {"op": "run", "kind": kind, "input": content is not None}
-            sandbox.start_job(message, descriptors.theirs)
-            descriptors.handed_over()
-            watch = _Watch(sandbox, group, descriptors, limit, client)
+        with _Pipes() as pipes:
+            pipes.hand_over(prepared, kind, request, content)
+            if refill:
+                sandbox.refill()
+            watch = _Watch(sandbox, prepared, pipes, limit, client)
             watch.until_end(started + timeout)
         outcome = watch.outcome()
     finally:
-        sandbox.finished(group)
+        sandbox.release(prepared)
     outcome.duration_ms = round((time.monotonic() - started) * 1000, 3)
     return outcome
 
@@ -130,15 +131,15 @@ class _Watch:
     def __init__(
         self,
         sandbox: Sandbox,
-        group: JobGroup | None,
-        descriptors: _Descriptors,
+        prepared: Prepared,
+        pipes: _Pipes,
         limit: int,
         client: socket.socket | None,
     ) -> None:
         self.sandbox = sandbox
-        self.group = group
-        self.status = descriptors.status
-        self.streams = {descriptors.output: Stream(limit), descriptors.errors: Stream(limit)}
+        self.prepared = prepared
+        self.status = prepared.status
+        self.streams = {pipes.output: Stream(limit), pipes.errors: Stream(limit)}
         self.ordered = tuple(self.streams.values())
         self.client = client
         self.end: dict[str, Any] | None = None
@@ -159,7 +160,7 @@ class _Watch:
                 if self.end is not None or killed:
                     return
                 self.timed_out = killed = True
-                self.sandbox.kill_job(self.group)
+                self.sandbox.kill_job(self.prepared)
                 deadline = time.monotonic() + _DEATH_SECONDS
                 continue
             before = self.end
@@ -167,7 +168,7 @@ class _Watch:
                 self._handle(descriptor, events)
             if self.gone and not killed:
                 killed = True
-                self.sandbox.kill_job(self.group)
+                self.sandbox.kill_job(self.prepared)
                 deadline = time.monotonic() + _DEATH_SECONDS
             if before is None and self.end is not None:
                 deadline = time.monotonic() + _DRAIN_SECONDS
@@ -222,10 +223,8 @@ def answer(outcome: Outcome) -> tuple[dict[str, Any], bytes]:
     data = bytes(outcome.stdout.data)
     if outcome.timed_out:
         raise Upstream("the operation took too long", code="timeout")
+    end = 4 + int.from_bytes(data[:4], "big")
     try:
-        length = int.from_bytes(data[:4], "big")
-        if len(data) < 4 + length:
-            raise FrameError("cut")
-        return decode_body(data[4 : 4 + length]), data[4 + length :]
+        return decode_body(data[4:end]), data[end:]
     except FrameError as error:
         raise Upstream("the operation ended without an answer", code="job_failed") from error

@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apps.common.errors import Conflict, Invalid, NotFound, Unavailable
@@ -50,6 +51,26 @@ class Process:
         ipc.close_all([self.handle])
 
 
+@dataclass(slots=True)
+class Prepared:
+    """A confined child of pid 1 that waits for a job on `requests`; its end comes on `status`."""
+
+    status: socket.socket
+    requests: socket.socket
+    group: JobGroup | None
+
+    def waits(self) -> bool:
+        """False once it has ended: an agent may kill what runs as its user."""
+        poll = select.poll()
+        poll.register(self.status, select.POLLIN)
+        return not poll.poll(0)
+
+    def close(self) -> None:
+        """Let go of it; a child that still waits then ends."""
+        self.requests.close()
+        self.status.close()
+
+
 @dataclass(slots=True, eq=False)
 class Sandbox:
     """`failure` is "" while it runs, else why it is over. Methods are safe to call from threads."""
@@ -71,6 +92,7 @@ class Sandbox:
     ready: bool = False
     ended: threading.Event = field(default_factory=threading.Event)
     _claimed: bool = False
+    _spare: Prepared | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _proxy_lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -88,40 +110,63 @@ class Sandbox:
             first, self._claimed = not self._claimed, True
         return first
 
-    def start_job(self, message: dict[str, Any], fds: list[int]) -> None:
-        """Hand a job to pid 1. Raises Conflict when the sandbox is over."""
+    def take(self) -> Prepared:
+        """A child for one job: the spare one, or one that pid 1 forks now. Raises Conflict."""
         with self._lock:
-            if self.control is None or self.failure:
-                raise self.gone()
-            try:
-                ipc.send(self.control, message, fds)
-            except ipc.IpcError as error:
-                raise self.gone() from error
+            spare, self._spare = self._spare, None
+            if spare is not None:
+                if spare.waits():
+                    return spare
+                self._drop(spare)
+            return self._prepare()
+
+    def refill(self) -> None:
+        """Have the next job's child forked while this one's runs."""
+        with self._lock, contextlib.suppress(Conflict, OSError):
+            if self._spare is None:
+                self._spare = self._prepare()
+
+    def _prepare(self) -> Prepared:
+        if self.control is None or self.failure:
+            raise self.gone()
+        group = self.group.job() if self.group else None
+        joined = [group.open()] if group is not None else []
+        (status, theirs), (requests, child) = ipc.pair(), ipc.pair()
+        prepared = Prepared(status, requests, group)
+        try:
+            ipc.send(self.control, {"op": "prepare"}, [theirs.fileno(), child.fileno(), *joined])
+        except ipc.IpcError as error:
+            self._drop(prepared)
+            raise self.gone() from error
+        finally:
+            ipc.close_all(joined)
+            theirs.close()
+            child.close()
+        return prepared
+
+    def release(self, prepared: Prepared) -> None:
+        """A job is over; its group goes as soon as nothing that it started runs."""
+        with self._lock:
+            self._drop(prepared)
+
+    def _drop(self, prepared: Prepared) -> None:
+        prepared.close()
+        if prepared.group is not None and self.group is not None:
+            self.group.finished(prepared.group)
 
     def gone(self) -> Conflict:
         """The error of a sandbox that has ended under a call."""
         reason = self.failure or "stopped"
         return Conflict(f"the sandbox is over: {reason}", code="sandbox_stopped")
 
-    def new_group(self) -> JobGroup | None:
-        """A control group for one job, if there are any."""
-        with self._lock:
-            return self.group.job() if self.group else None
-
-    def kill_job(self, group: JobGroup | None) -> None:
+    def kill_job(self, prepared: Prepared) -> None:
         """End a job and all it started; without groups, every job of the sandbox."""
-        if group is not None:
-            group.kill()
+        if prepared.group is not None:
+            prepared.group.kill()
             return
-        with contextlib.suppress(Conflict):
-            self.start_job({"op": "kill"}, [])
-
-    def finished(self, group: JobGroup | None) -> None:
-        """A job is over; its group goes as soon as nothing it started runs."""
-        if group is not None:
-            with self._lock:
-                if self.group is not None:
-                    self.group.finished(group)
+        with self._lock, contextlib.suppress(ipc.IpcError):
+            if self.control is not None:
+                ipc.send(self.control, {"op": "kill"})
 
     def apply(self, bundle: dict[str, Any]) -> int:
         """Give the proxy a policy bundle; the version it now enforces.
@@ -194,6 +239,9 @@ class Sandbox:
             if self.control is not None:
                 self.control.close()
             self.control = None
+            if self._spare is not None:
+                self._spare.close()
+            self._spare = None
         with self._proxy_lock:
             if self.proxy_control is not None:
                 self.proxy_control.close()
@@ -202,24 +250,27 @@ class Sandbox:
 
 def spool_directory(root: str, sandbox_id: str, uid: int, gid: int) -> str:
     """Make the proxy's own audit folder: it writes, the control plane's group reads and deletes."""
-    path = os.path.join(root, sandbox_id)
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(path, 0o700)
+    path = Path(root, sandbox_id)
+    path.mkdir(mode=0o700, exist_ok=True)
     if os.geteuid() == 0:
         os.chown(path, uid, gid)
-    os.chmod(path, 0o2770)  # noqa: S103 the group is the writer of the audit trail
-    return path
+    path.chmod(0o2770)  # the group is the writer of the audit trail
+    return str(path)
 
 
 def hand_over_spool(path: str, uid: int, gid: int) -> None:
     """After the proxy's end the folder is the control plane's; an empty one goes at once."""
+    folder = Path(path)
+    with contextlib.suppress(FileNotFoundError):
+        for segment in folder.iterdir():
+            if not segment.stat().st_size:
+                segment.unlink()
     try:
-        os.rmdir(path)
+        folder.rmdir()
     except OSError:
-        if os.geteuid() == 0:
-            with contextlib.suppress(FileNotFoundError):
-                os.chown(path, uid, gid)
-                os.chmod(path, 0o2770)  # noqa: S103 same
+        if os.geteuid() == 0 and folder.exists():
+            os.chown(folder, uid, gid)
+            folder.chmod(0o2770)
 
 
 def milliseconds_since(start: float) -> float:

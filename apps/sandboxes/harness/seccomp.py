@@ -15,7 +15,7 @@ import struct
 
 from apps.sandboxes.harness import syscalls
 
-# name: (x86_64, aarch64 or None where it does not exist)
+# The number on x86_64, then on aarch64, where it may be missing.
 _Numbers = tuple[int, int | None]
 
 REFUSED: dict[str, _Numbers] = {

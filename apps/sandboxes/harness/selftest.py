@@ -6,12 +6,12 @@ what was set up. A probe that comes out wrong makes the creation fail. Cheap: a 
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import socket
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from apps.common.frames import encode_frame
@@ -37,14 +37,14 @@ class Probe:
 _Check = Callable[[], str]
 
 
-class Open(Exception):
+class OpenError(Exception):
     """Something that must be refused was not."""
 
 
 def _refused(*allowed: int) -> Callable[[OSError], str]:
     def judge(error: OSError) -> str:
         if error.errno not in allowed:
-            raise Open(f"unexpected {errno.errorcode.get(error.errno or 0, error.errno)}")
+            raise OpenError(f"unexpected {errno.errorcode.get(error.errno or 0, error.errno)}")
         return errno.errorcode[error.errno]
 
     return judge
@@ -56,7 +56,7 @@ def _must_fail(action: Callable[[], object], *errnos: int) -> Callable[[], str]:
             action()
         except OSError as error:
             return _refused(*errnos)(error)
-        raise Open("it worked")
+        raise OpenError("it worked")
 
     return check
 
@@ -83,7 +83,7 @@ def _make_socket(family: int, kind: int, protocol: int = 0) -> Callable[[], None
 
 
 def _status() -> dict[str, str]:
-    with open("/proc/thread-self/status") as file:
+    with Path("/proc/thread-self/status").open() as file:
         return dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
 
 
@@ -91,7 +91,7 @@ def _equals(name: str, wanted: str) -> Callable[[], str]:
     def check() -> str:
         found = _status()[name].strip()
         if found != wanted:
-            raise Open(f"{name} is {found}")
+            raise OpenError(f"{name} is {found}")
         return found
 
     return check
@@ -101,44 +101,44 @@ def _no_capabilities() -> str:
     status = _status()
     held = [n for n in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb") if int(status[n], 16)]
     if held:
-        raise Open(f"{', '.join(held)} not empty")
+        raise OpenError(f"{', '.join(held)} not empty")
     return "all five sets empty"
 
 
 def _not_root() -> str:
     ids = {*os.getresuid(), *os.getresgid()}
     if 0 in ids or 0 in os.getgroups():
-        raise Open("user or group 0")
+        raise OpenError("user or group 0")
     if set(os.getgroups()) - {os.getgid()} and os.getuid() not in _single_user():
-        raise Open("supplementary groups are left")
+        raise OpenError("supplementary groups are left")
     return f"uid {os.getuid()} gid {os.getgid()}"
 
 
 def _single_user() -> set[int]:
     """Rootless: the one user of our map. Its supplementary groups cannot be dropped (they map
     to the overflow group and open nothing that is in the sandbox)."""
-    with open("/proc/self/uid_map") as file:
+    with Path("/proc/self/uid_map").open() as file:
         rows = [line.split() for line in file]
     return {int(rows[0][0])} if len(rows) == 1 and rows[0][2] == "1" else set()
 
 
 def _no_foreign_processes() -> str:
     """hidepid shows us our own; pid 1 of this namespace is the harness, not the host's."""
-    pids = [int(n) for n in os.listdir("/proc") if n.isdigit()]
+    pids = [int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit()]
     limit = 16
     if os.getpid() > limit or len(pids) > limit:
-        raise Open(f"pid {os.getpid()}, {len(pids)} processes in sight")
+        raise OpenError(f"pid {os.getpid()}, {len(pids)} processes in sight")
     return f"{len(pids)} in sight"
 
 
 def _no_host_files() -> str:
-    with open("/proc/self/mountinfo") as file:
+    with Path("/proc/self/mountinfo").open() as file:
         kinds = {line.split()[4]: line.split(" - ")[1].split()[0] for line in file}
     if kinds.get("/") != "tmpfs" or "/sys" in kinds:
-        raise Open(f"the root is {kinds.get('/')}")
-    found = sorted(set(os.listdir("/")) - _EXPECTED)
+        raise OpenError(f"the root is {kinds.get('/')}")
+    found = sorted({p.name for p in Path("/").iterdir()} - _EXPECTED)
     if found:
-        raise Open(f"unexpected: {', '.join(found)[:80]}")
+        raise OpenError(f"unexpected: {', '.join(found)[:80]}")
     return f"root is tmpfs, {len(kinds)} mounts"
 
 
@@ -151,7 +151,7 @@ _EXPECTED = {
 def _no_network() -> str:
     names = sorted(name for _, name in socket.if_nameindex())
     if names != ["lo"]:
-        raise Open(f"interfaces: {', '.join(names)}")
+        raise OpenError(f"interfaces: {', '.join(names)}")
     return "lo only"
 
 
@@ -173,9 +173,7 @@ def _mount() -> None:
 
 
 def _trace() -> None:
-    if ctypes.CDLL(None, use_errno=True).ptrace(0, 0, 0, 0) == -1:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+    syscalls.call("ptrace", 0, 0, 0, 0)
 
 
 def _proxy(family: int, address: str) -> Callable[[], str]:
@@ -187,16 +185,21 @@ def _proxy(family: int, address: str) -> Callable[[], str]:
 
 
 def _workspace_works() -> str:
-    path = f"{env.WORKSPACE}/.selftest"
-    _write(path)()
-    os.unlink(path)
+    path = Path(env.WORKSPACE, ".selftest")
+    _write(str(path))()
+    path.unlink()
     return "written and removed"
+
+
+def _new_users() -> None:
+    syscalls.unshare(syscalls.CLONE_NEWUSER)
 
 
 def _change_root() -> None:
     os.chroot("/tmp")  # noqa: S108 the sandbox's own
 
 
+_CORE_PATTERN = "/proc/sys/kernel/core_pattern"
 _UNREACHABLE = (errno.ENETUNREACH, errno.EADDRNOTAVAIL)
 _NO_FAMILY = (errno.EAFNOSUPPORT, errno.EPERM, errno.EPROTONOSUPPORT)
 _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -214,12 +217,12 @@ CHECKS: tuple[tuple[str, _Check], ...] = (
     ("no_new_privs", _equals("NoNewPrivs", "1")),
     ("seccomp", _equals("Seccomp", "2")),
     ("no_mount", _must_fail(_mount, errno.EPERM)),
-    ("no_user_namespace", _must_fail(lambda: syscalls.unshare(syscalls.CLONE_NEWUSER), errno.EPERM)),
+    ("no_user_namespace", _must_fail(_new_users, errno.EPERM)),
     ("no_chroot", _must_fail(_change_root, errno.EPERM)),
     ("no_ptrace", _must_fail(_trace, errno.EPERM)),
     ("system_read_only", _must_fail(_write("/usr/.selftest"), *_READ_ONLY)),
     ("root_read_only", _must_fail(_write("/.selftest"), *_READ_ONLY)),
-    ("kernel_settings_read_only", _must_fail(_write("/proc/sys/kernel/core_pattern"), *_READ_ONLY)),
+    ("kernel_settings_read_only", _must_fail(_write(_CORE_PATTERN), *_READ_ONLY)),
     ("no_host_files", _no_host_files),
     ("no_host_processes", _no_foreign_processes),
     ("workspace_writable", _workspace_works),
@@ -236,14 +239,14 @@ def probe(name: str, check: _Check) -> Probe:
     """Run one check; anything unexpected counts as failed."""
     try:
         return Probe(name, ok=True, detail=check())
-    except (Open, OSError, ValueError, KeyError) as error:
+    except (OpenError, OSError, ValueError, KeyError) as error:
         return Probe(name, ok=False, detail=f"{error}"[:200])
 
 
 def run(request: dict[str, Any]) -> None:
     """Answer a frame {report}; `request` says whether Landlock is to be expected."""
     checks = [*CHECKS]
-    if os.path.exists("/proc/net/if_inet6"):
+    if Path("/proc/net/if_inet6").exists():
         checks += _CHECKS_6
     if request["landlock"]:
         checks.append(("landlock", _landlocked))

@@ -112,6 +112,7 @@ class Spawner:
         )
         try:
             self._build(sandbox, wanted)
+            sandbox.refill()
             sandbox.apply(wanted.bundle)
             sandbox.report = selftest(sandbox)
         except (SpawnError, ipc.IpcError, OSError) as error:
@@ -121,6 +122,7 @@ class Spawner:
         except LensError:
             self.discard(sandbox)
             raise
+        sandbox.refill()
         sandbox.created_ms = milliseconds_since(started)
         sandbox.ready = True
         return sandbox
@@ -153,9 +155,7 @@ class Spawner:
         finally:
             theirs.close()
             ipc.close_all(joined)
-        message, fds = expect(ours, "pid", fds=1)
-        sandbox.init = Process(message["pid"], fds[0])
-        return expect(ours, "listeners")[1]
+        return opened(sandbox, ours)
 
     def _start_proxy(self, sandbox: Sandbox, wanted: Wanted, listeners: list[int]) -> str:
         """Fork the proxy and configure it; its certificate authority, PEM."""
@@ -206,16 +206,25 @@ class Spawner:
             raise SpawnError("start", number, str(error)) from error
 
 
-def expect(
-    control: socket.socket, event: str, fds: int | None = None
-) -> tuple[dict[str, Any], list[int]]:
-    """The next message of a sandbox that is being built. Raises SpawnError if it tells a failure."""
-    message, received = ipc.receive(control, _STEP_TIMEOUT)
-    if message.get("event") == event and (fds is None or len(received) == fds):
-        return message, received
-    ipc.close_all(received)
-    step, number = str(message.get("step", event)), message.get("errno", 0)
-    raise SpawnError(step, number, str(message.get("message", "unexpected message")))
+def opened(sandbox: Sandbox, control: socket.socket) -> list[int]:
+    """Pid 1 and its listeners, told by two processes and so in either order."""
+    listeners: list[int] | None = None
+    while sandbox.init is None or listeners is None:
+        message, fds = ipc.receive(control, _STEP_TIMEOUT)
+        if message.get("event") == "pid" and len(fds) == 1:
+            sandbox.init = Process(message["pid"], fds[0])
+        elif message.get("event") == "listeners" and listeners is None:
+            listeners = fds
+        else:
+            ipc.close_all([*fds, *(listeners or ())])
+            raise failure(message, "start")
+    return listeners
+
+
+def failure(message: dict[str, Any], expected: str) -> SpawnError:
+    """What pid 1 says went wrong; `expected` is the step if it says nothing that makes sense."""
+    step, number = str(message.get("step", expected)), int(message.get("errno") or 0)
+    return SpawnError(step, number, str(message.get("message", "unexpected message")))
 
 
 def finish(sandbox: Sandbox, authority: str) -> None:
@@ -223,7 +232,10 @@ def finish(sandbox: Sandbox, authority: str) -> None:
     if sandbox.control is None:
         raise sandbox.gone()
     ipc.send(sandbox.control, {"op": "trust", "authority": authority})
-    message, _ = expect(sandbox.control, "ready", fds=0)
+    message, fds = ipc.receive(sandbox.control, _STEP_TIMEOUT)
+    ipc.close_all(fds)
+    if message.get("event") != "ready":
+        raise failure(message, "ready")
     sandbox.landlock = message["landlock"]
 
 
@@ -235,6 +247,7 @@ def selftest(sandbox: Sandbox) -> list[dict[str, Any]]:
         {"landlock": bool(sandbox.landlock)},
         timeout=_SELFTEST_TIMEOUT,
         limit=_SELFTEST_OUTPUT,
+        refill=False,
     )
     report: list[dict[str, Any]] = runner.answer(outcome)[0]["report"]
     failed = [f"{line['probe']} ({line['detail']})" for line in report if not line["ok"]]

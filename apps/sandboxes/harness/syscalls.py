@@ -60,8 +60,9 @@ _SIOCGIFFLAGS = 0x8913
 _SIOCSIFFLAGS = 0x8914
 _IFF_UP = 0x1
 
-# name: (x86_64, aarch64)
+# The number on x86_64, then on aarch64.
 _NUMBERS = {
+    "ptrace": (101, 117),
     "pivot_root": (155, 41),
     "seccomp": (317, 277),
     "close_range": (436, 436),

@@ -30,8 +30,11 @@ def preparation(upstream_ca_file: Path | None) -> Callable[[], forker.Child]:
 
     def prepare() -> forker.Child:
         from apps.proxy.egress import main  # noqa: PLC0415 only the zygote pays for it
+        from apps.proxy.egress.tls.ca import Authority  # noqa: PLC0415 same
 
         main.preload(upstream_ca_file)
+        # Thrown away at once: what a first key, certificate and context initialise is what counts.
+        Authority(leaves=1).context("preload.invalid")
         return start
 
     return prepare
