@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery
@@ -18,6 +19,7 @@ from celery.signals import import_modules
 from celery.worker import state
 
 from apps.jobs import periodic
+from apps.jobs.bell import bell
 
 if TYPE_CHECKING:
     from celery.worker import WorkController
@@ -69,8 +71,10 @@ class EmbeddedJobs:
         """Let running jobs end, for at most `seconds`; False when something is still running."""
         self._beat.stop()
         state.should_stop = 0  # type: ignore[assignment]  # its stub knows only the unset value
+        bell.wake()
+        ends = time.monotonic() + seconds
         for thread in self._threads:
-            thread.join(seconds)
+            thread.join(max(0.0, ends - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
 
     def alive(self) -> bool:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 RUN_TASK: Final = "jobs.run"
+SWEEP_TASK: Final = "jobs.sweep"
 QUIET_SECONDS: Final = 5.0
 
 logger = logging.getLogger(__name__)
@@ -33,14 +34,18 @@ class Bell:
         """Ring once for each job; returns how many rings the broker took."""
         rung = 0
         for job_id in job_ids:
-            if time.monotonic() < self._quiet_until or not self._send(job_id):
+            if time.monotonic() < self._quiet_until or not self._send(RUN_TASK, str(job_id)):
                 break
             rung += 1
         return rung
 
-    def _send(self, job_id: uuid.UUID) -> bool:
+    def wake(self) -> None:
+        """Have a worker look around now."""
+        self._send(SWEEP_TASK)
+
+    def _send(self, task: str, *args: str) -> bool:
         try:
-            current_app.send_task(RUN_TASK, args=[str(job_id)], ignore_result=True, retry=False)
+            current_app.send_task(task, args=list(args), ignore_result=True, retry=False)
         except Exception as error:  # noqa: BLE001  brokers fail in many ways; the sweep rings again
             self._quiet_until = time.monotonic() + QUIET_SECONDS
             logger.warning("the job broker cannot be reached (%s)", type(error).__name__)

@@ -16,7 +16,7 @@ from celery import shared_task
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-MIN_EXPIRES_SECONDS = 10.0
+MIN_EXPIRES_SECONDS = 10
 
 _entries: dict[str, dict[str, Any]] = {}
 
@@ -28,7 +28,7 @@ def every(seconds: float, *, name: str) -> Callable[[Callable[[], None]], Callab
         if name in _entries:
             raise TypeError(f"periodic task {name!r} is declared twice")
         shared_task(name=name, ignore_result=True)(function)
-        options = {"expires": max(seconds, MIN_EXPIRES_SECONDS)}
+        options = {"expires": max(int(seconds), MIN_EXPIRES_SECONDS)}
         _entries[name] = {"task": name, "schedule": seconds, "options": options}
         return function
 

@@ -7,7 +7,7 @@ import uuid
 from celery import shared_task
 
 from apps.jobs import runner
-from apps.jobs.bell import RUN_TASK
+from apps.jobs.bell import RUN_TASK, SWEEP_TASK
 from apps.jobs.periodic import every
 
 
@@ -17,7 +17,7 @@ def run_job(job_id: str) -> None:
     runner.run(uuid.UUID(job_id))
 
 
-@every(2, name="jobs.sweep")
+@every(2, name=SWEEP_TASK)
 def sweep() -> None:
     """Ring for jobs whose bell got lost or whose worker died."""
     runner.sweep()
