@@ -155,7 +155,7 @@ class EgressTwin:
         """The newest event with these columns or metadata; waits for it."""
         until = time.monotonic() + seconds
         while True:
-            for event in reversed(self.events()):
+            for event in self.events()[::-1]:
                 flat = {**event["metadata"], **event}
                 if all(flat.get(key) == value for key, value in wanted.items()):
                     return event

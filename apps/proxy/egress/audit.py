@@ -41,14 +41,17 @@ class Sink(Protocol):
 
 @dataclass(slots=True)
 class Record:
-    """What is known of one request; filled while it is handled and emitted once."""
+    """What is known of one request; filled while it is handled and emitted once.
+
+    It is an error until somebody says otherwise.
+    """
 
     method: str
     host: str
     port: int
     target: str
     scheme: str = "https"
-    result: str = "success"
+    result: str = "error"
     status: int = 0
     reason: str = ""
     rule: str = ""

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 # RFC 9110 section 9.2.2; such a request may be sent again when a reused connection had died.
 _REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 _ALLOWED = (Action.ALLOW, Action.DIRECT)
-_CUT = "cut by the platform"
+CUT = "cut by the platform"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +74,11 @@ class Exchange:
         except HeadError as error:
             return self._answer(Answer(error.status, "bad_request", error.message, error.code))
         except LineCutError:
-            self._failed(_CUT)
+            self._failed(CUT)
         except (ClientGoneError, UpstreamBrokenError) as error:
             self._failed(str(error))
+        except Exception as error:  # noqa: BLE001  a mistake of ours ends one connection, recorded
+            self._failed(internal(error), "error")
         finally:
             self._line.asked = None
             self._plane.auditor.emit(self._record)
@@ -84,8 +86,6 @@ class Exchange:
 
     def _serve(self) -> bool:
         decision = self._decide()
-        if not decision.allowed:
-            raise RefusedError(answers.of_decision(decision))
         if self._asked.head.upgrade:
             raise RefusedError(
                 denied("protocol upgrades (WebSocket, h2c) are not available", "upgrade")
@@ -178,6 +178,7 @@ class Exchange:
         except BaseException:
             self._line.close(upstream.sock)
             raise
+        self._record.result = "success"
         self._put_back(upstream, answer)
         return keep_alive
 
@@ -211,7 +212,9 @@ class Exchange:
         try:
             self._judge(upstream.addresses)
             self._send(upstream, head, first, views)
-            answer = response.receive(upstream, self._asked.head.method, self._limits, needles)
+            answer = response.receive(
+                upstream, self._wire.sock, self._asked.head.method, self._limits, needles
+            )
             upstream.sock.settimeout(self._limits.stall)
         except BaseException:
             self._line.close(upstream.sock)
@@ -263,7 +266,7 @@ class Exchange:
     def _answer(self, answer: Answer) -> bool:
         record = self._record
         if self._line.dead:
-            self._failed(_CUT)
+            self._failed(CUT)
             return False
         record.result = "denied" if answer.denied else "error"
         record.status, record.reason = answer.status, answer.reason
@@ -272,9 +275,9 @@ class Exchange:
         keep = self._asked.head.keep_alive and not self._body_left
         return reply(self._plane, self._wire, answer, record, keep_alive=keep)
 
-    def _failed(self, reason: str) -> None:
-        self._record.result = "failure"
-        self._record.reason = _CUT if self._line.dead else reason
+    def _failed(self, reason: str, result: str = "failure") -> None:
+        self._record.result = result
+        self._record.reason = CUT if self._line.dead else reason
 
 
 _SILENT = Answer(502, "upstream_failed", "the upstream closed the connection without an answer")
@@ -295,6 +298,11 @@ def reply(plane: Plane, wire: Wire, answer: Answer, record: Record, *, keep_aliv
     except OSError:
         return False
     return keep_alive
+
+
+def internal(error: Exception) -> str:
+    """What is recorded of an unexpected error: its type, since its text may quote the request."""
+    return f"internal error ({type(error).__name__})"
 
 
 def _covers(allowed_hosts: tuple[str, ...], authority: Authority) -> bool:

@@ -1,4 +1,7 @@
-"""The policy in force and the one question asked of it. No usable bundle means no."""
+"""The policy in force and the one question asked of it. No usable bundle means no.
+
+Deciding is pure, so decisions are remembered for as long as their bundle is in force.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,10 @@ from apps.policies.core.decide import decide
 
 if TYPE_CHECKING:
     from apps.policies.types import Bundle, ConnectRequest, Decision, HttpRequest
+
+    State = tuple[Bundle | None, dict[ConnectRequest | HttpRequest, Decision]]
+
+_MOST_KNOWN = 512
 
 
 class StaleBundleError(Exception):
@@ -24,7 +31,8 @@ class Gate:
     """Holds the bundle. Readers take the reference once a request and see one policy."""
 
     def __init__(self) -> None:
-        self._bundle: Bundle | None = None
+        # One reference to both: a decision is never remembered for another bundle than its own.
+        self._state: State = (None, {})
         self._newest = -1
         self._lock = threading.Lock()
 
@@ -37,13 +45,19 @@ class Gate:
             try:
                 bundle = codec.from_obj(value)
             except codec.BundleError as error:
-                self._bundle = None
+                self._state = (None, {})
                 raise UnusableBundleError(str(error)) from error
             if bundle.version < self._newest:
                 raise StaleBundleError(f"version {bundle.version} is older than {self._newest}")
-            self._bundle, self._newest = bundle, bundle.version
+            self._state, self._newest = (bundle, {}), bundle.version
             return bundle.version
 
     def decide(self, request: ConnectRequest | HttpRequest) -> Decision:
         """The decision on a request by the bundle in force; without one it is a denial."""
-        return decide(self._bundle, request)
+        bundle, known = self._state
+        decision = known.get(request)
+        if decision is None:
+            if len(known) >= _MOST_KNOWN:
+                known.clear()
+            decision = known[request] = decide(bundle, request)
+        return decision

@@ -83,12 +83,16 @@ class Authority:
 
 @dataclass(frozen=True, slots=True)
 class RequestHead:
-    """A request head. `body` is a length in bytes or CHUNKED; `minor` the HTTP/1 minor version."""
+    """A request head. `body` is a length in bytes or CHUNKED; `minor` the HTTP/1 minor version.
+
+    `options` are the lower-case names listed in `Connection`: hop-by-hop fields (RFC 9110 7.6.1).
+    """
 
     method: str
     target: str
     minor: int
     fields: tuple[Field, ...]
+    options: frozenset[str]
     body: int
     expects_continue: bool
     keep_alive: bool
@@ -101,11 +105,12 @@ class RequestHead:
 
 @dataclass(frozen=True, slots=True)
 class ResponseHead:
-    """A response head. `body` is a length in bytes, CHUNKED or UNTIL_CLOSE."""
+    """A response head. `body` is a length in bytes, CHUNKED or UNTIL_CLOSE; `options` as above."""
 
     status: int
     reason: str
     fields: tuple[Field, ...]
+    options: frozenset[str]
     body: int
     keep_alive: bool
 
@@ -139,16 +144,17 @@ def parse_request(raw: bytes) -> RequestHead:
     if minor == 0 and method != "CONNECT":
         # Old libraries open their tunnels with HTTP/1.0; a request itself needs 1.1 framing.
         _bad("http_version", "use HTTP/1.1")
-    tokens = _connection_tokens(fields)
+    options = _connection_options(fields)
     return RequestHead(
         method=method,
         target=target,
         minor=minor,
         fields=fields,
+        options=options,
         body=_request_body(values),
         expects_continue=_expects_continue(values),
-        keep_alive=minor == 1 and "close" not in tokens,
-        upgrade="upgrade" in values or "upgrade" in tokens,
+        keep_alive=minor == 1 and "close" not in options,
+        upgrade="upgrade" in values or "upgrade" in options,
     )
 
 
@@ -167,13 +173,14 @@ def _parse_response(raw: bytes, method: str) -> ResponseHead:
         _bad("status_line", "malformed status line")
     minor, status, reason = int(match[1]), int(match[2]), match[3] or ""
     fields = _fields(lines)
-    tokens = _connection_tokens(fields)
+    options = _connection_options(fields)
     return ResponseHead(
         status=status,
         reason=reason,
         fields=fields,
+        options=options,
         body=_response_body(status, method, fields),
-        keep_alive=minor == 1 and "close" not in tokens,
+        keep_alive=minor == 1 and "close" not in options,
     )
 
 
@@ -221,19 +228,14 @@ def _singles(fields: tuple[Field, ...]) -> dict[str, str]:
     return values
 
 
-def _connection_tokens(fields: tuple[Field, ...]) -> frozenset[str]:
+def _connection_options(fields: tuple[Field, ...]) -> frozenset[str]:
     named = [value for key, _, value in fields if key in ("connection", "proxy-connection")]
     if not named:
         return frozenset()
-    tokens = frozenset(token.strip(" \t").lower() for token in ",".join(named).split(","))
-    if tokens & {"host", "content-length", "transfer-encoding"}:
+    options = frozenset(name.strip(" \t").lower() for name in ",".join(named).split(","))
+    if options & {"host", "content-length", "transfer-encoding"}:
         _bad("connection_option", "Connection must not name a framing header")
-    return tokens
-
-
-def connection_options(fields: tuple[Field, ...]) -> frozenset[str]:
-    """The lower-case names listed in `Connection`: hop-by-hop, to be dropped (RFC 9110 7.6.1)."""
-    return _connection_tokens(fields)
+    return options
 
 
 def _expects_continue(values: dict[str, str]) -> bool:

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 from apps.policies.types import Injection
 from apps.proxy.egress import scrub
-from apps.proxy.egress.head import CHUNKED, connection_options
+from apps.proxy.egress.head import CHUNKED
 
 if TYPE_CHECKING:
     from apps.policies.types import Binding
-    from apps.proxy.egress.head import Field, RequestHead
+    from apps.proxy.egress.head import RequestHead, ResponseHead
 
 _HOP_BY_HOP = frozenset(
     {
@@ -123,7 +123,7 @@ def request_bytes(
     head: RequestHead, target: str, host: str, *, strip: bool, injected: Injected | None
 ) -> bytes:
     """The head to send upstream, blank line included."""
-    gone = _DROPPED | connection_options(head.fields)
+    gone = _DROPPED | head.options
     if strip:
         gone |= AGENT_CREDENTIALS
     if injected:
@@ -147,7 +147,7 @@ def _is_in(key: str, gone: frozenset[str]) -> bool:
     return key in gone or key.startswith("x-forwarded-")
 
 
-def response_fields(fields: tuple[Field, ...]) -> list[str]:
+def response_fields(response: ResponseHead) -> list[str]:
     """The lines of a response that are passed on to the agent."""
-    gone = _DROPPED_FROM_RESPONSE | connection_options(fields)
-    return [f"{name}: {value}" for key, name, value in fields if key not in gone]
+    gone = _DROPPED_FROM_RESPONSE | response.options
+    return [f"{name}: {value}" for key, name, value in response.fields if key not in gone]

@@ -10,12 +10,13 @@ from apps.proxy.egress.broker import Broker
 from apps.proxy.egress.gate import Gate
 from apps.proxy.egress.lines import Lines
 from apps.proxy.egress.tls.ca import Authority as CertificateAuthority
-from apps.proxy.egress.upstream import Dialer
+from apps.proxy.egress.upstream import Dialer, system_resolve
 
 if TYPE_CHECKING:
     from apps.proxy.egress.audit import Sink
     from apps.proxy.egress.config import EgressConfig
     from apps.proxy.egress.lines import Line
+    from apps.proxy.egress.upstream import Resolve
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +32,14 @@ class Plane:
     lines: Lines
 
     @classmethod
-    def of(cls, config: EgressConfig, sink: Sink) -> Plane:
+    def of(cls, config: EgressConfig, sink: Sink, resolve: Resolve = system_resolve) -> Plane:
         """All parts for one sandbox; makes its certificate authority."""
         return cls(
             config=config,
             gate=Gate(),
             authority=CertificateAuthority(leaves=config.limits.leaves),
             broker=Broker(config),
-            dialer=Dialer(config),
+            dialer=Dialer(config, resolve),
             auditor=Auditor(sink, config.sandbox_id, config.identity),
             lines=Lines(config.limits.connections),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 from typing import TYPE_CHECKING
 
 from apps.proxy.egress import body, scrub
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from apps.proxy.egress.upstream import Upstream
 
 _MOST_INTERIM = 8
+_NO_ANSWER = Answer(504, "upstream_timeout", "the upstream did not answer in time")
 
 
 class SilentError(Exception):
@@ -35,12 +37,18 @@ class ClientGoneError(Exception):
 
 
 def receive(
-    upstream: Upstream, method: str, limits: Limits, needles: tuple[bytes, ...]
+    upstream: Upstream,
+    client: socket.socket,
+    method: str,
+    limits: Limits,
+    needles: tuple[bytes, ...],
 ) -> ResponseHead:
     """The final response head; interim ones (1xx) are skipped.
 
-    Raises SilentError, or RefusedError: 504 without an answer in time, 502 for what is no answer.
+    Raises SilentError, ClientGoneError when the agent leaves meanwhile, or RefusedError: 504
+    without an answer in time, 502 for what is no answer.
     """
+    _await(upstream, client, limits.answer)
     for _ in range(_MOST_INTERIM):
         response = _one_head(upstream, method, limits, needles)
         if response.status == 101:
@@ -51,6 +59,18 @@ def receive(
     raise RefusedError(Answer(502, "upstream_failed", "the upstream answered out of turn"))
 
 
+def _await(upstream: Upstream, client: socket.socket, seconds: float) -> None:
+    """Wait for the first bytes of an answer, but not for an agent that has left."""
+    poller = select.poll()
+    poller.register(upstream.sock, select.POLLIN)
+    poller.register(client, select.POLLRDHUP)
+    ready = poller.poll(seconds * 1000)
+    if not ready:
+        raise RefusedError(_NO_ANSWER)
+    if all(descriptor != upstream.sock.fileno() for descriptor, _ in ready):
+        raise ClientGoneError("the agent's side closed before the answer came")
+
+
 def _one_head(
     upstream: Upstream, method: str, limits: Limits, needles: tuple[bytes, ...]
 ) -> ResponseHead:
@@ -58,7 +78,7 @@ def _one_head(
         raw = upstream.wire.head(limits.answer, limits.head)
         return parse_response(scrub.mask(raw, needles) if needles else raw, method)
     except TimeoutError:
-        raise RefusedError(Answer(504, "upstream_timeout", "no answer from the upstream")) from None
+        raise RefusedError(_NO_ANSWER) from None
     except HeadError as error:
         raise RefusedError(Answer(502, "upstream_failed", error.message, error.code)) from None
     except (EndedError, OSError):
@@ -135,7 +155,7 @@ def _scrubbed(
 
 
 def _head_bytes(response: ResponseHead, method: str, framing: int, *, keep_alive: bool) -> bytes:
-    lines = [f"HTTP/1.1 {response.status} {response.reason}", *response_fields(response.fields)]
+    lines = [f"HTTP/1.1 {response.status} {response.reason}", *response_fields(response)]
     if method == "HEAD" or response.status == 304:
         length = response.first("content-length")
         if length is not None and length.isascii() and length.isdigit():

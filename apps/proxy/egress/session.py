@@ -17,7 +17,7 @@ from apps.policies.types import Action, ConnectRequest
 from apps.proxy.egress import answers, tunnel
 from apps.proxy.egress.answers import Answer, RefusedError, denied
 from apps.proxy.egress.audit import Record
-from apps.proxy.egress.exchange import Asked, Exchange, reply
+from apps.proxy.egress.exchange import CUT, Asked, Exchange, internal, reply
 from apps.proxy.egress.head import (
     HeadError,
     check_first_bytes,
@@ -58,6 +58,8 @@ class Session(HttpProtocolHandler):
                 self._requests(None)
             if self._ours_to_close and not self._line.dead:
                 linger(self._wire.sock)
+        except Exception as error:  # noqa: BLE001  a mistake of ours ends one connection, recorded
+            self._plane.auditor.emit(Record("", "", 0, "", reason=internal(error)))
         finally:
             self._line.close(self._wire.sock)
             self._plane.lines.gone(self._line)
@@ -182,7 +184,7 @@ class Session(HttpProtocolHandler):
             record.result, record.reason = "error", refused.answer.reason
             record.status = refused.answer.status
         except (EndedError, OSError, LineCutError):
-            record.reason = "cut by the platform" if self._line.dead else "the tunnel broke off"
+            record.reason = CUT if self._line.dead else "the tunnel broke off"
         finally:
             self._line.asked = None
             self._plane.auditor.emit(record)

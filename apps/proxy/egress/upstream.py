@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from apps.proxy.egress.lines import Line
 
     Key = tuple[str, Authority]
+    Resolve = Callable[[str, int], tuple[str, ...]]
     Judge = Callable[[tuple[str, ...]], None]
 
 
@@ -65,8 +66,9 @@ class Upstream:
 class Dialer:
     """Connects to upstreams and keeps idle connections for the next request. Thread-safe."""
 
-    def __init__(self, config: EgressConfig) -> None:
+    def __init__(self, config: EgressConfig, resolve: Resolve) -> None:
         self._config = config
+        self._resolve = resolve
         self._limits = config.limits
         self._idle: list[Upstream] = []
         self._era = 0
@@ -128,7 +130,7 @@ class Dialer:
         place = mapped.get(f"{authority.host}:{authority.port}") or mapped.get(authority.host)
         if place is not None:
             return self._first_of(line, [(place[0], place[1])]), ()
-        addresses = _resolve(authority)
+        addresses = self._addresses(authority)
         judge(addresses)
         return self._first_of(line, [(ip, authority.port) for ip in addresses]), addresses
 
@@ -152,6 +154,15 @@ class Dialer:
         if until <= time.monotonic():
             raise RefusedError(Answer(504, "upstream_timeout", "the upstream was not reached"))
         raise RefusedError(Answer(502, "upstream_failed", "the upstream refused the connection"))
+
+    def _addresses(self, authority: Authority) -> tuple[str, ...]:
+        if parse_address(authority.host) is not None:
+            return (authority.host,)
+        try:
+            return self._resolve(authority.host, authority.port)
+        except (OSError, UnicodeError):
+            answer = Answer(502, "upstream_dns", "the host name was not resolved")
+            raise RefusedError(answer) from None
 
     def _find(self, key: Key) -> Upstream | None:
         with self._lock:
@@ -190,14 +201,9 @@ def _tls_reason(error: OSError) -> str:
     return "the TLS handshake with the upstream failed"
 
 
-def _resolve(authority: Authority) -> tuple[str, ...]:
-    if parse_address(authority.host) is not None:
-        return (authority.host,)
-    try:
-        infos = socket.getaddrinfo(authority.host, authority.port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
-        answer = Answer(502, "upstream_dns", "the host name was not resolved")
-        raise RefusedError(answer) from None
+def system_resolve(host: str, port: int) -> tuple[str, ...]:
+    """All addresses of a name by the system's resolver; OSError or UnicodeError as it raises."""
+    infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return tuple(dict.fromkeys(str(info[4][0]) for info in infos))
 
 

@@ -84,7 +84,7 @@ class Wire:
     def line(self, limit: int) -> bytes:
         """The next line without its CRLF; raises EndedError, or HeadError above `limit` bytes."""
         while (at := self._buffer.find(b"\n", self._start, self._end)) < 0:
-            if self.pending > limit:
+            if self.pending > limit + 1:  # the line and a CR whose LF is still to come
                 break
             self._fill()
         if at < 0 or at - self._start > limit + 1:

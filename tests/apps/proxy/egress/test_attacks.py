@@ -387,7 +387,7 @@ def test_connect_head_is_refused(rig: Rig, data: bytes) -> None:
 PLAIN = {
     "denied host": ("http://other.example.com/", "other.example.com", 403),
     "metadata": ("http://169.254.169.254/latest/meta-data/", "169.254.169.254", 403),
-    "denied method path": ("http://plain.example.com/x", "plain.example.com", 403, "DELETE"),
+    "denied path": ("http://plain.example.com/a//b", "plain.example.com", 403),
     "Host mismatch": ("http://plain.example.com/x", "other.example.com", 400),
     "Host mismatch, denied URI": ("http://other.example.com/x", "plain.example.com", 400),
     "https in the clear": ("https://api.example.com/x", "api.example.com", 400),
@@ -406,11 +406,10 @@ PLAIN = {
 
 
 @pytest.mark.parametrize("case", PLAIN.values(), ids=PLAIN.keys())
-def test_plain_http_is_refused(rig: Rig, case: tuple[str, ...]) -> None:
-    target, host, status, *method = case
+def test_plain_http_is_refused(rig: Rig, case: tuple[str, str, int]) -> None:
+    target, host, status = case
     with rig.agent() as agent:
-        reply = agent.ask(request(host, target, method=method[0] if method else "GET"))
-        assert reply.status == status
+        assert agent.ask(request(host, target)).status == status
     assert rig.untouched()
 
 

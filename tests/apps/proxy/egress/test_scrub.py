@@ -1,0 +1,88 @@
+"""Scrubbing as a property: cut a stream anywhere, no form of the secret comes out."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+import urllib.parse
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from apps.proxy.egress.scrub import SHORTEST, Scrubber, forms, mask
+
+SECRET = 'aaaab/aaaa+aaab"aaaa=aaaab aaaa'
+PRINTABLE = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), min_size=16, max_size=60)
+
+
+def through(data: bytes, cuts: list[int], needles: tuple[bytes, ...]) -> bytes:
+    scrubber = Scrubber(needles)
+    edges = [0, *sorted(cut for cut in cuts if cut < len(data)), len(data)]
+    parts = [scrubber.feed(data[a:b]) for a, b in itertools.pairwise(edges)]
+    return b"".join(parts) + scrubber.flush()
+
+
+@given(
+    st.lists(
+        st.sampled_from([SECRET, "aaaa", "aaaab/", "x", SECRET[:-1], SECRET[1:]]), max_size=12
+    ),
+    st.lists(st.integers(0, 400), max_size=20),
+)
+def test_the_raw_secret_never_passes(pieces: list[str], cuts: list[int]) -> None:
+    data = "".join(pieces).encode()
+    needles = forms(SECRET)
+    clean = through(data, cuts, needles)
+    assert len(clean) == len(data)
+    assert SECRET.encode() not in clean
+    if SECRET.encode() not in data:
+        assert clean == mask(data, needles)
+
+
+@given(PRINTABLE, st.binary(max_size=7), st.binary(max_size=7), st.lists(st.integers(0, 200)))
+def test_no_encoded_form_passes(secret: str, before: bytes, after: bytes, cuts: list[int]) -> None:
+    needles = forms(secret)
+    encoded = [
+        secret.encode(),
+        urllib.parse.quote(secret, safe="").encode(),
+        json.dumps(secret).encode(),
+        base64.b64encode(before + secret.encode() + after),
+        base64.urlsafe_b64encode(before + secret.encode() + after),
+    ]
+    for text in encoded:
+        clean = through(b"[" + text + b"]", cuts, needles)
+        assert len(clean) == len(text) + 2
+        assert text not in clean
+
+
+@given(st.binary(max_size=300), st.lists(st.integers(0, 300)))
+def test_other_bytes_pass_unchanged(data: bytes, cuts: list[int]) -> None:
+    needles = forms("a secret that is not in there")
+    assert through(data, cuts, needles) == data
+
+
+def test_nothing_is_held_back_without_need() -> None:
+    scrubber = Scrubber(forms(SECRET))
+    assert scrubber.feed(b"data: hello\n\n") == b"data: hello\n\n"
+    assert scrubber.feed(b"x" + SECRET[:5].encode()) == b"x"
+    assert scrubber.feed(b"!") == SECRET[:5].encode() + b"!"
+
+
+def test_a_secret_that_begins_within_a_false_start() -> None:
+    needles = (b"aaab" * 4,)
+    text = b"aaab" * 3 + b"aaaab" + b"aaab" * 3
+    for cut in range(len(text)):
+        assert needles[0] not in through(text, [cut], needles)
+
+
+def test_short_secrets_are_left_alone() -> None:
+    short = "x" * (SHORTEST - 1)
+    assert short.encode() not in forms(short)
+
+
+@pytest.mark.parametrize("shift", range(6))
+def test_base64_in_every_alignment(shift: int) -> None:
+    secret = "0123456789abcdefghij"
+    text = base64.b64encode(b"\xff" * shift + secret.encode() + b"\xfe" * 5)
+    assert through(text, [], forms(secret)) != text
