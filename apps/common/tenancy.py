@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 else:
     _CharField = models.CharField
 
-SLUG_PATTERN = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"
+# `\Z` where one would write `$`, which lets a line break pass at the end.
+SLUG_PATTERN = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?\Z"
 SLUG_HELP = "Lower-case letters, digits and inner hyphens, for example “platform-engineering”."
 slug_validator = RegexValidator(SLUG_PATTERN, f"Not a valid slug. {SLUG_HELP}", code="slug")
 
@@ -53,8 +54,9 @@ class TenantRow(Row):
 class SlugField(_CharField):
     """A slug as product rules have it; unique in its organization by the model's constraint."""
 
+    default_validators = [slug_validator]
+
     def __init__(self, *args: object, **kwargs: object) -> None:
         kwargs.setdefault("max_length", 63)
-        kwargs.setdefault("validators", [slug_validator])
         kwargs.setdefault("help_text", SLUG_HELP)
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]  # Django's own signature

@@ -3,7 +3,6 @@
 import apps.common.clock
 import apps.common.ids
 import apps.common.tenancy
-import django.core.validators
 import django.db.models.deletion
 from django.db import migrations, models
 
@@ -23,7 +22,7 @@ class Migration(migrations.Migration):
                 ('id', models.UUIDField(default=apps.common.ids.uuid7, editable=False, primary_key=True, serialize=False)),
                 ('created_at', models.DateTimeField(default=apps.common.clock.now, editable=False)),
                 ('updated_at', models.DateTimeField(default=apps.common.clock.now, editable=False)),
-                ('slug', apps.common.tenancy.SlugField(help_text='Lower-case letters, digits and inner hyphens, for example “platform-engineering”.', max_length=63, validators=[django.core.validators.RegexValidator('^[a-z0-9]([a-z0-9-]*[a-z0-9])?$', 'Not a valid slug. Lower-case letters, digits and inner hyphens, for example “platform-engineering”.', code='slug')])),
+                ('slug', apps.common.tenancy.SlugField(help_text='Lower-case letters, digits and inner hyphens, for example “platform-engineering”.', max_length=63)),
                 ('name', models.CharField(max_length=200)),
                 ('description', models.TextField(blank=True)),
                 ('kind', models.CharField(choices=[('external', 'External'), ('managed', 'Managed')], default='external', max_length=16)),

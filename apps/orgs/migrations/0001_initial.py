@@ -4,7 +4,6 @@ import apps.common.clock
 import apps.common.ids
 import apps.common.tenancy
 import apps.orgs.models.people
-import django.core.validators
 import django.db.models.deletion
 import django.db.models.functions.text
 import oauth2_provider.generators
@@ -53,7 +52,7 @@ class Migration(migrations.Migration):
                 ('id', models.UUIDField(default=apps.common.ids.uuid7, editable=False, primary_key=True, serialize=False)),
                 ('created_at', models.DateTimeField(default=apps.common.clock.now, editable=False)),
                 ('updated_at', models.DateTimeField(default=apps.common.clock.now, editable=False)),
-                ('slug', apps.common.tenancy.SlugField(help_text='Lower-case letters, digits and inner hyphens, for example “platform-engineering”.', max_length=63, unique=True, validators=[django.core.validators.RegexValidator('^[a-z0-9]([a-z0-9-]*[a-z0-9])?$', 'Not a valid slug. Lower-case letters, digits and inner hyphens, for example “platform-engineering”.', code='slug')])),
+                ('slug', apps.common.tenancy.SlugField(help_text='Lower-case letters, digits and inner hyphens, for example “platform-engineering”.', max_length=63, unique=True)),
                 ('name', models.CharField(max_length=200)),
                 ('time_zone', models.CharField(default='UTC', max_length=64)),
                 ('closed_at', models.DateTimeField(blank=True, editable=False, null=True)),
@@ -255,7 +254,7 @@ class Migration(migrations.Migration):
                 ('id', models.UUIDField(default=apps.common.ids.uuid7, editable=False, primary_key=True, serialize=False)),
                 ('created_at', models.DateTimeField(default=apps.common.clock.now, editable=False)),
                 ('updated_at', models.DateTimeField(default=apps.common.clock.now, editable=False)),
-                ('slug', apps.common.tenancy.SlugField(help_text='Lower-case letters, digits and inner hyphens, for example “platform-engineering”.', max_length=63, validators=[django.core.validators.RegexValidator('^[a-z0-9]([a-z0-9-]*[a-z0-9])?$', 'Not a valid slug. Lower-case letters, digits and inner hyphens, for example “platform-engineering”.', code='slug')])),
+                ('slug', apps.common.tenancy.SlugField(help_text='Lower-case letters, digits and inner hyphens, for example “platform-engineering”.', max_length=63)),
                 ('name', models.CharField(max_length=200)),
                 ('description', models.TextField(blank=True)),
                 ('org', models.ForeignKey(editable=False, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='orgs.organization', verbose_name='organization')),
@@ -277,7 +276,7 @@ class Migration(migrations.Migration):
                 ('id', models.UUIDField(default=apps.common.ids.uuid7, editable=False, primary_key=True, serialize=False)),
                 ('created_at', models.DateTimeField(default=apps.common.clock.now, editable=False)),
                 ('updated_at', models.DateTimeField(default=apps.common.clock.now, editable=False)),
-                ('slug', apps.common.tenancy.SlugField(help_text='Lower-case letters, digits and inner hyphens, for example “platform-engineering”.', max_length=63, validators=[django.core.validators.RegexValidator('^[a-z0-9]([a-z0-9-]*[a-z0-9])?$', 'Not a valid slug. Lower-case letters, digits and inner hyphens, for example “platform-engineering”.', code='slug')])),
+                ('slug', apps.common.tenancy.SlugField(help_text='Lower-case letters, digits and inner hyphens, for example “platform-engineering”.', max_length=63)),
                 ('name', models.CharField(max_length=200)),
                 ('description', models.TextField(blank=True)),
                 ('deleted_at', models.DateTimeField(blank=True, editable=False, null=True)),

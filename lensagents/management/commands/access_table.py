@@ -1,4 +1,4 @@
-"""`manage.py access_table`: the table of verbs and roles of docs/access.md, from the code that decides."""
+"""`manage.py access_table`: who may do what, as a table, from the code that decides."""
 
 from __future__ import annotations
 
