@@ -20,7 +20,7 @@ from django.conf import settings
 from django.core.management import call_command
 from django.db import connection
 
-from apps.audit.models import AuditEvent
+from apps.audit.models import AuditEvent, Surface
 from apps.common import clock
 from lensagents.demo import play
 from lensagents.demo.seed import seed
@@ -113,11 +113,17 @@ def _show_audit(since: dt.datetime, say: Callable[[str], None]) -> bool:
         )
     say("\n  What the audit trail says:")
     for event in events:
-        what = f"{event.action} {event.resource_id}"[:52]
-        say(f"    {event.at:%H:%M:%S}  {event.surface:<13} {event.result:<8} {what:<52} {event.id}")
+        what = _what(event)[:56]
+        say(f"    {event.at:%H:%M:%S}  {event.surface:<13} {event.result:<8} {what:<56} {event.id}")
     if len(events) < wanted - 1:
         say(f"  FAIL only {len(events)} of {wanted - 1} expected events arrived")
     return len(events) >= wanted - 1
+
+
+def _what(event: AuditEvent) -> str:
+    if event.surface == Surface.FORWARD_PROXY:
+        return "{method} {host}{path}".format_map({"method": "", "path": "", **event.metadata})
+    return event.resource_id
 
 
 @contextlib.contextmanager

@@ -22,12 +22,16 @@ class DiffersError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One tool call. `check` returns the line to show, or raises DiffersError."""
+    """One tool call. `check` returns the line to show, or raises DiffersError.
+
+    `refused` says that the tool itself must answer with an error.
+    """
 
     title: str
     tool: str
     arguments: dict[str, Any]
     check: Callable[[Any], str] = field(repr=False)
+    refused: bool = False
 
 
 def steps() -> list[Step]:
@@ -48,6 +52,7 @@ def steps() -> list[Step]:
             "web_fetch",
             {"url": "https://paste.example/"},
             _fetch_refused,
+            refused=True,
         ),
         Step(
             "Go around the proxy",
@@ -120,13 +125,13 @@ def _refused(what: str) -> Callable[[dict[str, Any]], str]:
 
 
 def _fetch_refused(result: dict[str, Any]) -> str:
-    _expect(result.get("status") == 403, f"not refused: {result}")
-    return _explained(json.loads(result["body"]))
+    _expect(bool(result.get("decision_id")), f"not refused, or without a reason: {result}")
+    return f"refused   {result['message']} (decision {result['decision_id']})"
 
 
 def _explained(body: dict[str, Any]) -> str:
     _expect(bool(body.get("decision_id")), f"the refusal does not explain itself: {body}")
-    return f"HTTP 403  {body['reason']} (layer {body['layer']}, decision {body['decision_id']})"
+    return f"HTTP 403  {body['reason']} (decision {body['decision_id']})"
 
 
 def _no_route(result: dict[str, Any]) -> str:
