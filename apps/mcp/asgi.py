@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 MAX_BODY = 4 * 1024 * 1024
 VERSION = "0.1.0"
+_ONCE = (b"host", b"origin", b"authorization", b"mcp-session-id")
 _KINDS = (PrincipalKind.AGENT, PrincipalKind.SUBAGENT, PrincipalKind.USER)
 
 
@@ -89,7 +90,7 @@ class Endpoint:
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Serve one HTTP request."""
         headers = dict(scope["headers"])
-        problem = _transport_problem(headers)
+        problem = _repeated(scope["headers"]) or _transport_problem(headers)
         if problem:
             await _send_error(send, *problem)
             return
@@ -148,6 +149,14 @@ def transport_security() -> TransportSecuritySettings:
         allowed_hosts=[*names, *(f"{name}:*" for name in names)],
         allowed_origins=[*origins, *(f"{origin}:*" for origin in origins)],
     )
+
+
+def _repeated(headers: list[tuple[bytes, bytes]]) -> tuple[int, str, str] | None:
+    """The refusal of a request that says twice who it is: two readers could read two things."""
+    names = [name for name, _ in headers if name in _ONCE]
+    if len(names) == len(set(names)):
+        return None
+    return 400, "header_repeated", "Host, Origin, Authorization and Mcp-Session-Id come once."
 
 
 def _transport_problem(headers: dict[bytes, bytes]) -> tuple[int, str, str] | None:

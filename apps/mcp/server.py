@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 NAME = "lens-agents"
 SCOPE_KEY = "lens.caller"
+CLIENT_GONE = 499
 INSTRUCTIONS = (
     "Tools of this platform run in a sandbox of your own and are governed: what your policy does "
     "not allow is refused with a reason and a decision id that an administrator can look up."
@@ -99,9 +100,13 @@ class Governed:
             raise _unknown(caller.catalog, record)
         answer: mcp_types.CallToolResult | None = None
         with self._live.under(caller.bearer) as running:
-            answer = await self._call(caller, listed, record)
+            try:
+                answer = await self._call(caller, listed, record)
+            finally:
+                if answer is None:
+                    _record_end(running, record)
         if answer is None:
-            raise _cut(running, record)
+            raise MCPError(mcp_types.INVALID_REQUEST, "The call was cut.")
         return answer
 
     async def _call(
@@ -119,7 +124,8 @@ class Governed:
         except Exception:
             logger.exception("tool %s failed", listed.tool.name)
             outcome = _failed(_INTERNAL, record)
-        record.sandbox_id = workplace.sandbox_id if workplace else None
+        finally:
+            record.sandbox_id = workplace.sandbox_id if workplace else None
         return _answer(outcome, record)
 
 
@@ -138,7 +144,10 @@ def _failed(error: LensError, record: Record) -> Outcome:
 
 def _answer(outcome: Outcome, record: Record) -> mcp_types.CallToolResult:
     record.detail.update(outcome.audited)
-    if outcome.error and record.result == Result.SUCCESS:
+    if outcome.denied:
+        record.fail(Result.DENIED, 403, str(outcome.data["message"]))
+        record.decision_id = outcome.denied
+    elif outcome.error and record.result == Result.SUCCESS:
         record.fail(Result.FAILURE, 200, outcome.error)
     elif outcome.audited.get("exit_code"):
         record.fail(Result.FAILURE, 200, f"exit code {outcome.audited['exit_code']}")
@@ -163,12 +172,13 @@ def _unknown(catalog: Catalog, record: Record) -> MCPError:
     return MCPError(mcp_types.INVALID_PARAMS, message, data)
 
 
-def _cut(running: Running, record: Record) -> MCPError:
-    """The token of a running call does not hold any more; what it had started is being killed."""
-    error = running.cut or LensError("The call was cut.")
-    record.fail(Result.DENIED, error.status, f"cut: {error.error_code}")
+def _record_end(running: Running, record: Record) -> None:
+    """A call that got no answer: its token ended under it, or its caller went away."""
+    if running.cut:
+        record.fail(Result.DENIED, running.cut.status, f"cut: {running.cut.error_code}")
+    else:
+        record.fail(Result.FAILURE, CLIENT_GONE, "cancelled by the caller")
     record.emit()
-    return MCPError(mcp_types.INVALID_REQUEST, error.message)
 
 
 def _caller(ctx: Context) -> Caller:

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from apps.orgs.types import Grant, Principal
 
 
+PATH: dict[str, Any] = {"type": "string", "minLength": 1, "maxLength": 4096}
+
+
 class Risk(StrEnum):
     """How much harm a call can do; autonomy levels and approvals go by it."""
 
@@ -53,12 +56,13 @@ class Outcome:
     """What a call gave: `data` for programs, `text` for models.
 
     `error` is the code of a failure that still has something to show (a command that timed out).
-    `audited` goes into the call's audit event.
+    `audited` goes into the call's audit event; `denied` is the decision that refused it further on.
     """
 
     text: str
     data: dict[str, Any]
     error: str = ""
+    denied: str = ""
     audited: dict[str, Any] = field(default_factory=dict)
 
 

@@ -1,7 +1,8 @@
 """A call's sandbox: found or asked for when the call first needs it, warm from then on.
 
 Which sandbox belongs to (principal, project) is remembered in process. That memory is only a short
-cut: sandboxd says `sandbox_not_found` when it is wrong, and the right one is found, once.
+cut: sandboxd says `sandbox_not_found` when it is wrong, and the right one is found, once. A command
+is repeated only then, since it cannot have run.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from channels.db import database_sync_to_async
 
 from apps.common import clock
-from apps.common.errors import NotFound
+from apps.common.errors import LensError, Unavailable
 from apps.orgs.types import SYSTEM
 from apps.sandboxes.models import LIVE_STATES, Sandbox, SandboxState
 from apps.sandboxes.services import sandbox_for, sandbox_lost
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from apps.sandboxes.client import AsyncSandboxd
 
 WORKSPACE = "/workspace"
+NOT_FOUND = "sandbox_not_found"
+STOPPED = "sandbox_stopped"
 REMEMBERED = 10_000
 TOUCH_SECONDS = 30.0
 
@@ -85,11 +88,14 @@ class Workplace:
         """One operation of sandboxd's API in this sandbox; a lost sandbox is replaced once."""
         try:
             return await self._do(operation, body, seconds)
-        except NotFound as error:
-            if error.error_code != "sandbox_not_found" or self.sandbox_id is None:
+        except LensError as error:
+            if error.error_code not in (NOT_FOUND, STOPPED) or self.sandbox_id is None:
                 raise
             self._warm.forget(self._key)
             await _lost(self.sandbox_id)
+            if error.error_code == STOPPED:
+                # It ended under the call: what was asked for may have happened.
+                raise _ended(error) from error
         return await self._do(operation, body, seconds)
 
     async def _do(self, operation: str, body: dict[str, Any], seconds: float) -> dict[str, Any]:
@@ -110,6 +116,14 @@ class Workplace:
             await wait_ready(sandbox_id)
         self._warm.remember(self._key, sandbox_id)
         return sandbox_id
+
+
+def _ended(error: LensError) -> Unavailable:
+    return Unavailable(
+        f"Your sandbox ended while this ran: {error.message}.",
+        code=STOPPED,
+        remedy="Call again: you get a new sandbox, without the files of the old one.",
+    )
 
 
 def _sandbox_for(principal: Principal, grant: Grant) -> Sandbox:

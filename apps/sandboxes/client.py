@@ -31,25 +31,25 @@ CONTROL_TIMEOUT = 30.0
 IDLE_SECONDS = 10.0
 START_REMEDY = "Start the sandbox service: `manage.py up` runs it, or see docs/install.md."
 
-_KINDS: dict[str, type[errors.LensError]] = {
-    "isolation_unavailable": errors.IsolationUnavailable,
-    "sandbox_not_found": errors.NotFound,
-    "not_found": errors.NotFound,
-    "too_large": errors.TooLarge,
-    "no_space": errors.TooLarge,
-    "sandbox_exists": errors.Conflict,
+_KINDS: dict[int, type[errors.LensError]] = {
+    404: errors.NotFound,
+    409: errors.Conflict,
+    413: errors.TooLarge,
+    503: errors.Unavailable,
 }
 
 
 def failure(status: int, body: Mapping[str, Any]) -> errors.LensError:
     """sandboxd's `{"error", "message", "remedy"?}` with its HTTP status, as one of our errors.
 
-    The code is kept as it came; an unknown one becomes `Invalid` for 4xx and `Upstream` otherwise.
+    The code is kept as it came; an unknown status becomes `Invalid` if 4xx and `Upstream` if not.
     """
     code = str(body.get("error") or "sandbox_failed")
     message = str(body.get("message") or body.get("remedy") or code)
     data = {"remedy": str(body["remedy"])} if body.get("remedy") else {}
-    kind = _KINDS.get(code) or (errors.Invalid if 400 <= status < 500 else errors.Upstream)
+    if code == errors.IsolationUnavailable.code:
+        return errors.IsolationUnavailable(message, **data)
+    kind = _KINDS.get(status) or (errors.Invalid if 400 <= status < 500 else errors.Upstream)
     return kind(message, code=code, **data)
 
 
@@ -102,10 +102,10 @@ class Sandboxd:
         """Build a sandbox; `{"id", "isolation", "report", "created_ms"}`."""
         return self._call("POST", "/v1/sandboxes", spec)
 
-    def ids(self) -> frozenset[str]:
-        """The ids of every sandbox that sandboxd knows."""
+    def states(self) -> dict[str, str]:
+        """Id → `ready`, `creating` or `failed` of every sandbox that sandboxd knows."""
         reply = self._call("GET", "/v1/sandboxes")
-        return frozenset(str(row["id"]) for row in reply["sandboxes"])
+        return {str(row["id"]): str(row["state"]) for row in reply["sandboxes"]}
 
     def delete(self, sandbox_id: uuid.UUID) -> None:
         """Kill everything in a sandbox and forget it; deleting an unknown one is no error."""

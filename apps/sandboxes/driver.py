@@ -48,8 +48,8 @@ class Driver(Protocol):
         """Let its proxy decide by `bundle` from now on, and close what the old one had let open."""
         ...
 
-    def running(self) -> frozenset[str]:
-        """The ids of all sandboxes that exist."""
+    def states(self) -> dict[str, str]:
+        """Id → `creating`, `ready` or `failed` of every sandbox that exists."""
         ...
 
 

@@ -14,7 +14,7 @@ from django.db import transaction
 from apps.audit.models import Result, Surface
 from apps.audit.services import record
 from apps.common import clock, ids
-from apps.common.errors import LensError
+from apps.common.errors import IsolationUnavailable, LensError, NotFound
 from apps.orgs.types import SYSTEM
 from apps.policies.codec import to_obj
 from apps.policies.compiler import compile_bundle
@@ -96,18 +96,23 @@ def push_bundles(known: dict[uuid.UUID, str]) -> int:
     return pushed
 
 
-def reconcile(driver: str = "process") -> int:
-    """Make rows and the sandbox service agree; how many differed. Run at start and now and then."""
-    rows = set(selectors.running().filter(driver=driver).values_list("pk", flat=True))
-    exists = driver_for(driver).running()
-    for sandbox_id in rows:
-        if str(sandbox_id) not in exists:
-            sandbox_lost(sandbox_id, actor=SYSTEM)
+def reconcile(name: str = "process") -> int:
+    """Make rows and the sandbox service agree; how many differed. Run at start and now and then.
+
+    The rows are read first: a sandbox that becomes ready in between is not taken for lost.
+    """
+    rows = selectors.running().filter(driver=name).values_list("pk", flat=True)
+    expected = set(rows)
+    driver = driver_for(name)
+    exists = driver.states()
+    lost = [key for key in expected if exists.get(str(key), "failed") == "failed"]
+    for sandbox_id in lost:
+        sandbox_lost(sandbox_id, actor=SYSTEM)
     wanted = {str(key) for key in selectors.live().values_list("pk", flat=True)}
-    strays = exists - wanted
+    strays = exists.keys() - wanted
     for stray in strays:
-        driver_for(driver).stop(uuid.UUID(stray))
-    return len(strays) + sum(str(key) not in exists for key in rows)
+        driver.stop(uuid.UUID(stray))
+    return len(lost) + len(strays)
 
 
 def bundle_of(row: Sandbox) -> Bundle:
@@ -149,7 +154,8 @@ def _ready(row: Sandbox, built: Built) -> None:
 
 @transaction.atomic
 def _failed(row: Sandbox, error: LensError) -> None:
-    reason = str(error.data.get("remedy") or error.message)
+    isolation = isinstance(error, IsolationUnavailable)
+    reason = str(error.data.get("remedy")) if isolation else error.message
     logger.warning("sandbox %s could not be built: %s", row.pk, error.error_code)
     end(row, SandboxState.FAILED, reason=reason, actor=SYSTEM, failure=error.error_code)
 
@@ -157,6 +163,9 @@ def _failed(row: Sandbox, error: LensError) -> None:
 def _push(row: Sandbox, bundle: Bundle) -> bool:
     try:
         driver_for(row.driver).apply(row.pk, to_obj(bundle))
+    except NotFound:
+        sandbox_lost(row.pk, actor=SYSTEM)
+        return False
     except LensError as error:
         # It would go on by the old policy, which may allow more.
         reason = f"It did not take a changed policy: {error.message}"

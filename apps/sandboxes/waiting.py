@@ -94,4 +94,8 @@ def failure_of(failure: str, reason: str) -> LensError:
     if failure == IsolationUnavailable.code:
         message = "This host cannot build an isolated sandbox."
         return IsolationUnavailable(message, remedy=reason)
-    return Unavailable(reason or "The sandbox was stopped.", code=failure or "sandbox_stopped")
+    return Unavailable(
+        reason or "The sandbox was stopped.",
+        code=failure or "sandbox_stopped",
+        remedy="Try again in some seconds; if it stays so, ask an administrator.",
+    )

@@ -134,7 +134,7 @@ class SandboxdTwin:
         }
 
     def _list(self) -> dict[str, Any]:
-        return {"sandboxes": [{"id": name} for name in self.boxes]}
+        return {"sandboxes": [{"id": name, "state": "ready"} for name in self.boxes]}
 
     def _create(self, body: dict[str, Any]) -> dict[str, Any]:
         if self.unavailable:
@@ -244,18 +244,19 @@ def _read(box: Box, body: dict[str, Any]) -> dict[str, Any]:
     return {
         "content": base64.b64encode(part).decode(),
         "size": len(data),
-        "truncated": offset + len(part) < len(data),
+        "offset": offset,
+        "eof": offset + len(part) >= len(data),
     }
 
 
 def _write(box: Box, body: dict[str, Any]) -> dict[str, Any]:
     path, data = _path(box, body["path"]), base64.b64decode(body["content"])
     if body["mode"] == "create" and path.exists():
-        raise RefusedError(409, "exists", "the file exists")
+        raise RefusedError(409, "already_exists", "the file exists already")
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab" if body["mode"] == "append" else "wb") as file:
         file.write(data)
-    return {"path": body["path"], "size": path.stat().st_size, "written": len(data)}
+    return {"size": path.stat().st_size, "written": len(data)}
 
 
 def _list(box: Box, body: dict[str, Any]) -> dict[str, Any]:

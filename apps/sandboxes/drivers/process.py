@@ -41,5 +41,5 @@ class ProcessDriver:
         self._sandboxd.put_bundle(sandbox_id, bundle)
         self._sandboxd.cut(sandbox_id)
 
-    def running(self) -> frozenset[str]:
-        return self._sandboxd.ids()
+    def states(self) -> dict[str, str]:
+        return self._sandboxd.states()

@@ -64,12 +64,12 @@ def test_the_control_calls(twin: SandboxdTwin) -> None:
     client = Sandboxd(twin.socket_path)
     name = made(twin)
     assert client.health()["sandboxes"] == 1
-    assert client.ids() == {str(name)}
+    assert client.states() == {str(name): "ready"}
     assert client.put_bundle(name, BUNDLE) == 7
     client.cut(name)
     client.delete(name)
     client.delete(name)
-    assert client.ids() == frozenset()
+    assert client.states() == {}
     with pytest.raises(errors.NotFound, match="no such sandbox"):
         client.put_bundle(name, BUNDLE)
 
