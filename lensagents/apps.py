@@ -9,6 +9,10 @@ class LensAgentsConfig(AppConfig):
     label = "lensagents"
     default = True
 
+    def ready(self) -> None:
+        """Make our Celery application the current one: every process rings the same bell."""
+        from lensagents import celery  # noqa: F401, PLC0415  it reads settings, which are ready now
+
 
 class LensAdminConfig(admin_apps.AdminConfig):
     """Replaces Django's admin site by ours before anything registers on it."""

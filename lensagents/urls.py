@@ -1,6 +1,12 @@
-"""Every HTTP route of the platform; the admin is last, because its catch-all answers everything."""
+"""Every HTTP route of the platform; the admin is last, because its catch-all answers everything.
+
+`apps.orgs.urls` comes before it, and its `/login/` and `/logout/` replace the admin's own.
+"""
 
 from django.contrib import admin
-from django.urls import path
+from django.urls import include, path
 
-urlpatterns = [path("", admin.site.urls)]
+urlpatterns = [
+    path("", include("apps.orgs.urls")),
+    path("", admin.site.urls),
+]

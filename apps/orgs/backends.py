@@ -1,21 +1,86 @@
-"""Who may stand behind a session: a person whom an identity provider named, and who is active."""
+"""The one authentication backend: OpenID Connect, with the provider taken from the flow.
+
+It keeps mozilla-django-oidc's sequence (code, token, claims, user) and replaces every step in which
+the stock backend trusts one global provider: it never reads `OIDC_*` settings, checks `iss`, `aud`
+and `sub`, asks only through `outbound`, and never looks a person up by e-mail address alone.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from django.urls import reverse
+from mozilla_django_oidc.auth import OIDCAuthenticationBackend
+from mozilla_django_oidc.utils import absolutify
+
 from apps.orgs.models import User
+from apps.orgs.oidc import tokens
+from apps.orgs.oidc.client import client_for
+from apps.orgs.oidc.errors import bad_answer
+from apps.orgs.oidc.flow import Purpose
+from apps.orgs.services.setup import setup_complete
+from apps.orgs.services.sign_in import sign_in
 
 if TYPE_CHECKING:
     import uuid
 
+    from django.http import HttpRequest
 
-class OrganizationBackend:
-    """Django's door to users. It signs nobody in: `apps.orgs.oidc` does."""
+    from apps.orgs.oidc.flow import Flow
 
-    def authenticate(self, _request: object, **_credentials: Any) -> User | None:
-        """Nobody: there are no credentials of our own."""
-        return None
+CALLBACK = "oidc_authentication_callback"
+
+
+class OrganizationBackend(OIDCAuthenticationBackend):
+    """Signs in through one organization's provider; SignInError for everything that fails."""
+
+    def __init__(self) -> None:
+        """Needs no provider: Django makes a backend for each request that has a session."""
+
+    def authenticate(
+        self,
+        request: HttpRequest | None,
+        *,
+        nonce: str = "",
+        code_verifier: str = "",
+    ) -> User | None:
+        """The person behind the authorization code of this request's flow, or SignInError."""
+        flow: Flow | None = getattr(request, "oidc_flow", None)
+        if request is None or flow is None:
+            return None
+        claims = self.claims(request, flow, nonce, code_verifier)
+        complete = setup_complete if flow.purpose is Purpose.SETUP else sign_in
+        return complete(flow.idp, claims)
+
+    def claims(
+        self, request: HttpRequest, flow: Flow, nonce: str, code_verifier: str
+    ) -> dict[str, Any]:
+        """What the provider says of whoever came back, verified."""
+        client = client_for(flow.idp)
+        answer = client.exchange(
+            {
+                "grant_type": "authorization_code",
+                "client_id": flow.idp.client_id,
+                "code": request.GET["code"],
+                "code_verifier": code_verifier,
+                "redirect_uri": absolutify(request, reverse(CALLBACK)),
+            }
+        )
+        id_token, access_token = answer.get("id_token"), answer.get("access_token")
+        header = tokens.header_of(id_token)
+        if not isinstance(access_token, str) or not isinstance(id_token, str):
+            raise bad_answer("there is no access token in it")
+        claims = tokens.verified(
+            id_token,
+            client.key_for(header),
+            issuer=flow.idp.issuer,
+            client_id=flow.idp.client_id,
+            nonce=nonce,
+            access_token=access_token,
+        )
+        if "email" in claims:
+            return claims
+        return {**client.userinfo(access_token, claims["sub"]), **claims}
 
     def get_user(self, user_id: uuid.UUID | str) -> User | None:
         """The active person of a session, read anew in each request."""

@@ -17,7 +17,6 @@ import logging
 import os
 import signal
 import threading
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -48,20 +47,12 @@ class Service(Protocol):
     def stop(self) -> None: ...
 
 
-@dataclass(frozen=True)
-class Options:
-    """What `manage.py up` was asked for."""
-
-    host: str
-    port: int
-    dev_idp: bool = True
-
-
 class Platform:
     """One embedded platform. `prepare` first, then `serve`; `stop` may be called at any time."""
 
-    def __init__(self, options: Options, notify: Callable[[str], None]) -> None:
-        self.options = options
+    def __init__(self, host: str, port: int, notify: Callable[[str], None]) -> None:
+        self.host = host
+        self.port = port
         self.notify = notify
         self.claim = Claim(settings.RUN_DIR)
         self.sandbox_host = SandboxHost(Path(settings.BASE_DIR), settings.RUN_DIR)
@@ -69,7 +60,7 @@ class Platform:
 
     def prepare(self) -> None:
         """Steps 1 to 4; StartError when the platform cannot run at all."""
-        require_free_port(self.options.host, self.options.port)
+        require_free_port(self.host, self.port)
         self.claim.take()
         settings.SPOOL_DIR.mkdir(mode=0o711, exist_ok=True)
         uid, gid = self._user()
@@ -109,6 +100,8 @@ class Platform:
             "control_uid": uid,
             "control_gid": gid,
             "broker_socket": str(settings.RUN_DIR / "broker.sock"),
+            "proxy_uid_base": settings.PROXY_UID_BASE,
+            "max_sandboxes": settings.MAX_SANDBOXES,
             "spool_root": str(settings.SPOOL_DIR),
             "explain_url": f"{settings.PUBLIC_URL}/explain/",
             "address_map": settings.ADDRESS_MAP,
@@ -155,10 +148,10 @@ class Platform:
             self.claim.publish(settings.PUBLIC_URL)
             on_ready()
 
-        host = self.options.host.replace(":", r"\:")
+        host = self.host.replace(":", r"\:")
         server = Server(
             application,
-            endpoints=[f"tcp:port={self.options.port}:interface={host}"],
+            endpoints=[f"tcp:port={self.port}:interface={host}"],
             application_close_timeout=2,
             server_name="lens",
             ready_callable=ready,

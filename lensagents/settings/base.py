@@ -19,6 +19,10 @@ env = Env()
 BASE_DIR = Path(__file__).resolve().parents[2]
 DATA_DIR = env.path("DATA_DIR", BASE_DIR / "data")
 RUN_DIR = DATA_DIR / "run"
+# Egress proxies run under users of their own, which the credential broker answers and nobody else.
+PROXY_UID_BASE = 300_000
+MAX_SANDBOXES = 256
+SANDBOX_BROKER_UIDS = [(PROXY_UID_BASE, PROXY_UID_BASE + MAX_SANDBOXES - 1)]
 # For the demo and tests only, read by the sandbox host: where named hosts really are, and one more
 # certificate authority that the egress proxy trusts.
 ADDRESS_MAP = env.mapping("ADDRESS_MAP")
@@ -27,8 +31,8 @@ SPOOL_DIR = DATA_DIR / "spool"
 
 DEBUG = False
 INSTALLED_APPS = [
+    "unfold.apps.BasicAppConfig",  # before the admin, whose templates it replaces
     "lensagents.apps.LensAdminConfig",
-    "unfold.apps.BasicAppConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
@@ -92,6 +96,7 @@ SILENCED_SYSTEM_CHECKS = ["auth.W004"]
 SESSION_HOURS = env.number("SESSION_HOURS", 12, low=1, high=24 * 7)
 # The development identity provider: `embedded` may start it, `server` never.
 DEV_IDP_ALLOWED = False
+DEV_IDP_PORT = env.number("DEV_IDP_PORT", 0, low=0, high=65535)
 OAUTH2_PROVIDER_APPLICATION_MODEL = "orgs.OAuthApplication"
 OAUTH2_PROVIDER_GRANT_MODEL = "orgs.OAuthGrant"
 OAUTH2_PROVIDER_ACCESS_TOKEN_MODEL = "orgs.OAuthAccessToken"  # noqa: S105  a model's name
@@ -118,8 +123,12 @@ USE_TZ = True
 TIME_ZONE = "UTC"
 LANGUAGE_CODE = "en-us"
 USE_I18N = False
+FORMAT_MODULE_PATH = ["lensagents.formats"]
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+# Private networks in which identity providers and other things that tenants name may lie.
+OUTBOUND_PRIVATE = env.networks("OUTBOUND_PRIVATE")
 DATA_UPLOAD_MAX_MEMORY_SIZE = 2_500_000
+DATA_UPLOAD_MAX_NUMBER_FIELDS = 10_000  # a policy of 500 domain rules is one form
 
 # Web. Everything is served from here: no script, style, font or image of another host.
 HOST = env.text("HOST", "127.0.0.1")
@@ -203,6 +212,14 @@ CELERY_TASK_IGNORE_RESULT = True
 CELERY_TIMEZONE = "UTC"
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+# Whoever enqueues never waits for a broker that is away: one attempt, and a bound on each answer. A
+# message that a dead worker had taken comes back after `visibility_timeout`; the sweep is sooner.
+REDIS_BROKER_OPTIONS = {
+    "visibility_timeout": 600,
+    "socket_connect_timeout": 1.0,
+    "socket_timeout": 5.0,
+    "max_retries": 0,
+}
 
 LOGGING = {
     "version": 1,

@@ -12,7 +12,7 @@ DEV_IDP_ALLOWED = True
 DATABASES = {"default": base.sqlite(base.DATA_DIR / "db.sqlite3")}
 CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
 CHANNEL_LAYERS = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
-CELERY_BROKER_URL = "memory://"
+CELERY_BROKER_URL = "memory://localhost/"
 # The default of one second would make every job wait half of it.
 CELERY_BROKER_TRANSPORT_OPTIONS = {"polling_interval": 0.05}
 

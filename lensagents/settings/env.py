@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import ipaddress
 import json
 import os
 from dataclasses import dataclass
@@ -98,6 +99,16 @@ class Env:
         if value is None:
             return default
         return [word.strip() for word in value.split(",") if word.strip()]
+
+    def networks(self, name: str) -> list[str]:
+        """Comma-separated networks in CIDR form, without host bits."""
+        words = self.listing(name, [])
+        try:
+            return [str(ipaddress.ip_network(word)) for word in words]
+        except ValueError:
+            raise SettingError(
+                f"{PREFIX}{name} must be networks such as 10.1.0.0/16, fd12::/64"
+            ) from None
 
     def path(self, name: str, default: Path) -> Path:
         """An absolute path."""

@@ -29,12 +29,12 @@ WHITENOISE_USE_FINDERS = True
 WHITENOISE_AUTOREFRESH = True
 
 DATABASES: dict[str, Any] = {"default": base.sqlite(DATA_DIR / "db.sqlite3")}
-# A file: an in-memory database that threads share has no busy timeout, so they would fail, not wait.
+# A file: an in-memory database that threads share has no busy timeout; they would not wait.
 DATA_DIR.mkdir(mode=0o711, exist_ok=True)
 DATABASES["default"]["TEST"] = {"NAME": DATA_DIR / "test.sqlite3"}
 CACHES: dict[str, Any] = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
 CHANNEL_LAYERS: dict[str, Any] = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
-CELERY_BROKER_URL = "memory://"
+CELERY_BROKER_URL = "memory://localhost/"
 CELERY_BROKER_TRANSPORT_OPTIONS = {"polling_interval": 0.05}
 
 if base.env.choice("TEST_DATABASE", "sqlite", among=("sqlite", "postgres")) == "postgres":
@@ -51,4 +51,4 @@ if base.env.choice("TEST_DATABASE", "sqlite", among=("sqlite", "postgres")) == "
         "CONFIG": {"hosts": [REDIS_URL]},
     }
     CELERY_BROKER_URL = REDIS_URL
-    CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": 600}
+    CELERY_BROKER_TRANSPORT_OPTIONS = base.REDIS_BROKER_OPTIONS

@@ -1,0 +1,76 @@
+"""What a web session may open.
+
+A session is as good as the provider that made it. It opens the organizations whose own provider
+has the same issuer, and no other, though the person may be a member there: else the administrator
+of one organization's provider could enter another organization as somebody who belongs to both.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+from django.conf import settings
+from django.contrib import auth
+
+from apps.common.errors import NotFound
+from apps.orgs.models import IdentityProvider, Organization, User
+from apps.orgs.selectors import organizations_of
+
+if TYPE_CHECKING:
+    from django.contrib.sessions.backends.base import SessionBase
+    from django.db.models import QuerySet
+    from django.http import HttpRequest
+
+ORG: Final = "org"
+ISSUER: Final = "issuer"
+STARTED: Final = "signed_in_at"
+SETUP_UNTIL: Final = "setup_until"
+SETUP_SECONDS: Final = 3600
+
+
+def begin(request: HttpRequest, user: User, idp: IdentityProvider) -> None:
+    """A new session for the person: nothing of the old one is kept, and its key is new."""
+    request.session.flush()
+    auth.login(request, user)
+    request.session[ORG] = str(idp.org_id)
+    request.session[ISSUER] = idp.issuer
+    request.session[STARTED] = int(time.time())
+
+
+def is_over(session: SessionBase) -> bool:
+    """Whether the session has reached its age, counted from the sign-in, not from its last use."""
+    started = session.get(STARTED)
+    age = settings.SESSION_HOURS * 3600
+    return not isinstance(started, int) or not 0 <= time.time() - started < age
+
+
+def organizations_open(request: HttpRequest) -> QuerySet[Organization]:
+    """The organizations that the signed-in person may open in this session, by name."""
+    if not isinstance(request.user, User):
+        return Organization.objects.none()
+    trusting = IdentityProvider.objects.filter(
+        issuer=request.session.get(ISSUER, ""), working_at__isnull=False
+    )
+    return organizations_of(request.user).filter(pk__in=trusting.values("org"))
+
+
+def organization_switch(request: HttpRequest, org_id: str) -> Organization:
+    """Work in another organization from now on; NotFound for one that this session cannot open."""
+    org = next((row for row in organizations_open(request) if str(row.pk) == org_id), None)
+    if org is None:
+        raise NotFound("Not found.")
+    request.session[ORG] = str(org.pk)
+    return org
+
+
+def begin_setup(request: HttpRequest) -> None:
+    """A set-up session: it belongs to no person and ends after an hour."""
+    request.session.flush()
+    request.session[SETUP_UNTIL] = int(time.time()) + SETUP_SECONDS
+
+
+def in_setup(request: HttpRequest) -> bool:
+    """Whether this is a set-up session that has not ended."""
+    until = request.session.get(SETUP_UNTIL)
+    return isinstance(until, int) and time.time() < until

@@ -1,0 +1,175 @@
+"""Signing in and out. The round trip is mozilla-django-oidc's; with whom, and who may, is ours.
+
+A sign-in begins with a link and not with a form, since the content policy lets forms lead to this
+host only, and a browser applies that to the redirect which follows.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, urlsplit
+
+from django.contrib import auth
+from django.http import HttpResponseRedirect
+from django.shortcuts import get_object_or_404, redirect, render
+from django.utils.decorators import method_decorator
+from django.utils.http import url_has_allowed_host_and_scheme
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_POST, require_safe
+from django.views.generic import View
+from mozilla_django_oidc.views import OIDCAuthenticationCallbackView, OIDCAuthenticationRequestView
+
+from apps.orgs import session
+from apps.orgs.models import IdentityProvider, User
+from apps.orgs.oidc import flow as flows
+from apps.orgs.oidc.client import client_for
+from apps.orgs.oidc.errors import SignInError, bad_answer
+from apps.orgs.oidc.flow import Flow, Purpose
+from apps.orgs.services import sign_in as services
+from apps.orgs.throttle import throttled
+
+if TYPE_CHECKING:
+    import uuid
+
+    from django.db.models import QuerySet
+    from django.http import HttpRequest, HttpResponse
+
+MANY = 30
+_LIBRARY_SETTINGS = {
+    "OIDC_RP_SCOPES": "openid email profile",
+    "OIDC_USE_NONCE": True,
+    "OIDC_USE_PKCE": True,
+    "OIDC_NONCE_SIZE": 43,
+    "OIDC_STATE_SIZE": 43,
+}
+
+
+@never_cache
+@require_safe
+def login(request: HttpRequest, slug: str = "") -> HttpResponse:
+    """Where everybody without a session arrives; works without JavaScript."""
+    onward = safe_next(request)
+    if getattr(request, "actor", None) is not None:
+        return redirect(onward or "/")
+    wanted = slug or request.GET.get("organization", "").strip().lower()
+    providers = list(_working(wanted)[:MANY])
+    context = {
+        "next": onward,
+        "signed_in": request.user if request.user.is_authenticated else None,
+        "asked": wanted,
+        "providers": providers if wanted or len(providers) == 1 else [],
+        "must_choose": not wanted and len(providers) > 1,
+        "is_set_up": bool(providers) or _working().exists(),
+    }
+    return render(request, "orgs/login.html", context)
+
+
+@require_POST
+def logout(request: HttpRequest) -> HttpResponse:
+    """End this session here; the provider's own session is the provider's."""
+    org = getattr(request, "org", None)
+    if isinstance(request.user, User):
+        services.sign_out(request.user, org.pk if org else None)
+    auth.logout(request)
+    return redirect("login")
+
+
+def safe_next(request: HttpRequest) -> str:
+    """Where to go afterwards: a path on this host, or nothing."""
+    wanted = request.GET.get("next", "")
+    host = {request.get_host()}
+    fine = url_has_allowed_host_and_scheme(wanted, host, require_https=request.is_secure())
+    return wanted if fine else ""
+
+
+def refused(
+    request: HttpRequest, refusal: SignInError, idp: IdentityProvider | None
+) -> HttpResponse:
+    """Audit a refusal and say it."""
+    services.sign_in_refused(idp, refusal)
+    context = {"message": refusal.message, "no_access": refusal.code == services.NO_ACCESS}
+    return render(request, "orgs/refused.html", context, status=403)
+
+
+def _working(slug: str = "") -> QuerySet[IdentityProvider]:
+    rows = IdentityProvider.objects.filter(working_at__isnull=False, org__closed_at=None)
+    if slug:
+        rows = rows.filter(org__slug=slug)
+    return rows.select_related("org").order_by("name")
+
+
+class Departure(OIDCAuthenticationRequestView):
+    """Sends the browser to a provider, with state, nonce and PKCE."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        """The library reads one global provider here."""
+        View.__init__(self, **kwargs)
+
+    @staticmethod
+    def get_settings(attr: str, *args: Any) -> Any:
+        """Ours, so that no deployment can switch a check off."""
+        return _LIBRARY_SETTINGS.get(attr, args[0] if args else None)
+
+    def leave(self, request: HttpRequest, idp: IdentityProvider, purpose: Purpose) -> HttpResponse:
+        """Begin a flow with this provider; a page that says so when it is away."""
+        try:
+            endpoints = client_for(idp).endpoints
+        except SignInError as refusal:
+            return refused(request, refusal, idp)
+        self.OIDC_OP_AUTH_ENDPOINT = endpoints.authorization_endpoint
+        self.OIDC_RP_CLIENT_ID = idp.client_id
+        response = super().get(request)
+        query = urlsplit(response.url).query
+        state = parse_qs(query)["state"][-1]
+        flows.remember(request.session, state, Flow(idp, purpose, safe_next(request)))
+        return response  # type: ignore[no-any-return]  # an untyped library
+
+
+@method_decorator([never_cache, throttled("sign-in", times=60)], name="dispatch")
+class SignInView(Departure):
+    """To an organization's own, working provider."""
+
+    def get(self, request: HttpRequest, idp: uuid.UUID) -> HttpResponse:
+        """A GET: it changes nothing but this browser's own session."""
+        return self.leave(request, get_object_or_404(_working(), pk=idp), Purpose.SIGN_IN)
+
+
+@method_decorator([never_cache, throttled("callback", times=60)], name="dispatch")
+class ArrivalView(OIDCAuthenticationCallbackView):
+    """Where every provider sends the browser back to."""
+
+    flow: Flow
+
+    def get(self, request: HttpRequest) -> HttpResponse:
+        """Find the flow that this browser left with, then let the library and the backend judge."""
+        known = None
+        try:
+            self.flow = known = flows.recall(request.session, request.GET.get("state", ""))
+            self._check_answer(request)
+            request.oidc_flow = known  # type: ignore[attr-defined]  # for the backend
+            return super().get(request)  # type: ignore[no-any-return]  # an untyped library
+        except SignInError as refusal:
+            return refused(request, refusal, known.idp if known else None)
+
+    def login_success(self) -> HttpResponse:
+        """A new session, and on to where the person wanted to go."""
+        session.begin(self.request, self.user, self.flow.idp)
+        return HttpResponseRedirect(self.flow.next_url or "/")
+
+    def login_failure(self) -> HttpResponse:
+        """Not reached by a provider that answers as it should."""
+        raise bad_answer("there is no code in it")
+
+    def _check_answer(self, request: HttpRequest) -> None:
+        """An answer of another provider (RFC 9207), or one that is an error, uses the state up."""
+        issuer, error = request.GET.get("iss"), request.GET.get("error")
+        if issuer in (None, self.flow.idp.issuer) and not error and request.GET.get("code"):
+            return
+        flows.forget(request.session, request.GET["state"])
+        if error:
+            raise SignInError(
+                "provider_refused",
+                "The identity provider did not let you in, or you cancelled.",
+                detail=f"the provider answered with the error {error[:60]}",
+            )
+        raise bad_answer("it comes from another issuer, or without a code", code="issuer_mismatch")
