@@ -80,7 +80,7 @@ class Exchange:
         except Exception as error:  # noqa: BLE001  a mistake of ours ends one connection, recorded
             self._failed(internal(error), "error")
         finally:
-            self._line.asked = None
+            self._settled()
             self._plane.auditor.emit(self._record)
         return False
 
@@ -174,6 +174,7 @@ class Exchange:
                 keep_alive=keep_alive,
                 needles=needles,
                 record=self._record,
+                settled=self._settled,
             )
         except BaseException:
             self._line.close(upstream.sock)
@@ -272,8 +273,13 @@ class Exchange:
         record.status, record.reason = answer.status, answer.reason
         if answer.layer != record.layer:
             record.rule, record.layer = answer.rule, answer.layer
+        self._settled()
         keep = self._asked.head.keep_alive and not self._body_left
         return reply(self._plane, self._wire, answer, record, keep_alive=keep)
+
+    def _settled(self) -> None:
+        """A policy change has nothing left to cut."""
+        self._line.asked = None
 
     def _failed(self, reason: str, result: str = "failure") -> None:
         self._record.result = result

@@ -13,7 +13,7 @@ from apps.proxy.egress.wire import EndedError
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from apps.proxy.egress.audit import Record
     from apps.proxy.egress.config import Limits
@@ -111,10 +111,12 @@ def relay(
     keep_alive: bool,
     needles: tuple[bytes, ...],
     record: Record,
+    settled: Callable[[], None],
 ) -> None:
     """Pass the response on; after ClientGoneError or UpstreamBrokenError nothing can be sent.
 
-    A body that ends with the connection is passed on in chunks.
+    A body that ends with the connection is passed on in chunks. `settled` is called before the last
+    bytes leave: from then on nothing is left to cut.
     """
     framing = CHUNKED if response.body == UNTIL_CLOSE else response.body
     head = _head_bytes(response, method, framing, keep_alive=keep_alive)
@@ -125,9 +127,15 @@ def relay(
         views = _scrubbed(views, scrub.Scrubber(needles))
     try:
         # What is there already leaves with the head; what is not must not delay the head.
-        writer.start(head, next(views, b"") if upstream.wire.pending else b"")
+        first = next(views, b"") if upstream.wire.pending else b""
+        if len(first) == response.body:
+            settled()
+        writer.start(head, first)
         for view in views:
+            if writer.count + len(view) == response.body:
+                settled()
             writer.write(view)
+        settled()
         writer.finish()
     except OSError:
         raise ClientGoneError("the agent's side closed before the response was complete") from None
