@@ -130,7 +130,7 @@ def _directly() -> Callable[[], Awaitable[float]]:
     from apps.sandboxes.client import AsyncSandboxd, Sandboxd  # noqa: PLC0415
 
     path = settings.RUN_DIR / "sandboxd.sock"
-    (sandbox_id,) = Sandboxd(path).ids()
+    (sandbox_id,) = Sandboxd(path).states()
     sandboxd = AsyncSandboxd(path)
 
     async def run() -> float:
