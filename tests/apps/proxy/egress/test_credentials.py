@@ -156,7 +156,7 @@ def test_a_refusing_broker_denies(rig: Rig) -> None:
     assert rig.untouched()
 
 
-@pytest.mark.parametrize("value", ["", "a\r\nX-Evil: 1", "a\nb", "a\0b", "caf\xe9", " a", "a\tb"])
+@pytest.mark.parametrize("value", ["", "a\r\nX-Evil: 1", "a\nb", "a\0b", "na\xefve", " a", "a\tb"])
 def test_a_value_that_would_break_the_header_is_not_sent(rig: Rig, value: str) -> None:
     rig.egress.broker.values["cred-odd"] = value
     odd = Binding("b", "cred-odd", "x", "api.example.com", Injection.BEARER, ("api.example.com",))
