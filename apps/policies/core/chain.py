@@ -181,7 +181,7 @@ def _domain_rule(
         return Answer(Action.DENY, kind, rule.id, reason, tuple(passed), credentials)
     action = stricter(found.rule.action, rule.action)
     by_domain = action is not found.rule.action
-    shown = "" if by_domain else f"{method} {found.rule.path or '(any path)'} under "
+    shown = "" if by_domain else f"`{found.rule.method} {found.rule.path or '/**'}` under "
     reason = f"The rule {shown}`{rule.pattern}` of {entry.title} {_SAYS[action]}."
     rule_id = rule.id if by_domain else found.rule.id
     return Answer(action, kind, rule_id, reason, tuple(passed), credentials)
