@@ -43,13 +43,16 @@ _SECRET_NAMES = frozenset(
 )
 _TOKEN = re.compile(r"\b(ln[a-z]{1,3})_[A-Za-z0-9_-]{43}")
 _SURROGATES = re.compile(r"[\ud800-\udfff]")
+_SUSPECT = re.compile(r"[\x00\ud800-\udfff]|\bln[a-z]{1,3}_")
 _MAX_INTEGER = 2**63
 
 
 def clean_text(value: object, limit: int = MAX_TEXT) -> str:
     """`value` as text of at most `limit` characters; platform tokens in it are masked."""
-    text = str(value)[: limit * 2].replace("\x00", "")
-    text = _TOKEN.sub(r"\1_[masked]", _SURROGATES.sub("\ufffd", text))
+    text = str(value)[: limit * 2]
+    if _SUSPECT.search(text):
+        text = _SURROGATES.sub("\ufffd", text.replace("\x00", ""))
+        text = _TOKEN.sub(r"\1_[masked]", text)
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 

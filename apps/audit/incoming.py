@@ -24,6 +24,8 @@ MAX_STATUS: Final = 999
 FUTURE: Final = dt.timedelta(days=1)
 OLDEST: Final = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
 
+_SURFACES: Final = frozenset(Surface.values)
+_RESULTS: Final = frozenset(Result.values)
 _WORD = re.compile(r"[a-z0-9_-]*")
 # Columns of free text are cut to their length; words and identifiers must fit.
 _FREE_TEXT: Final = {
@@ -55,8 +57,8 @@ def parse(line: bytes) -> AuditEvent:
         org_id=_uuid(event, "org"),
         team_id=_uuid(event, "team"),
         project_id=_uuid(event, "project"),
-        surface=_choice(event, "surface", Surface.values),
-        result=_choice(event, "result", Result.values),
+        surface=_choice(event, "surface", _SURFACES),
+        result=_choice(event, "result", _RESULTS),
         action=_action(event),
         status=_status(event),
         chain=_chain(event),
@@ -125,7 +127,7 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _choice(event: dict[str, Any], name: str, values: list[str]) -> str:
+def _choice(event: dict[str, Any], name: str, values: frozenset[str]) -> str:
     value = event.get(name)
     if not isinstance(value, str) or value not in values:
         raise Rejected(f"{name} is not one that exists")

@@ -22,10 +22,10 @@ from django.db import (
     InterfaceError,
     OperationalError,
     connection,
-    transaction,
 )
 
 from apps.audit import sources
+from apps.audit.bulk import insert_new
 from apps.audit.incoming import Rejected, parse
 from apps.audit.models import AuditEvent
 from apps.audit.segments import Chunk, Spools
@@ -160,9 +160,7 @@ class AuditWriter:
     def _insert(self, parts: list[_Part]) -> None:
         rows = [row for part in parts for row, _ in part.events]
         rows += [self._gap(part) for part in parts if part.refused]
-        if rows:
-            with transaction.atomic():
-                AuditEvent.objects.bulk_create(rows, ignore_conflicts=True)
+        insert_new(rows)
 
     def _put_aside(self, part: _Part) -> None:
         self._spools.set_aside(part.chunk, part.refused)
@@ -189,8 +187,7 @@ class AuditWriter:
 
     def _unstorable(self, row: AuditEvent) -> str:
         try:
-            with transaction.atomic():
-                AuditEvent.objects.bulk_create([row], ignore_conflicts=True)
+            insert_new([row])
         except (OperationalError, InterfaceError):
             raise
         except (DatabaseError, ValueError) as error:

@@ -14,6 +14,7 @@ import pytest
 from django.db import OperationalError
 
 from apps.audit import sources
+from apps.audit import writer as writing
 from apps.audit.models import AuditEvent
 from apps.audit.spool import Spool
 from apps.audit.writer import AuditWriter
@@ -119,7 +120,7 @@ def test_a_finished_segment_is_deleted_only_after_the_commit(
         raise OperationalError("the database is away")
 
     with monkeypatch.context() as patched:
-        patched.setattr(AuditEvent.objects, "bulk_create", away)
+        patched.setattr(writing, "insert_new", away)
         with pytest.raises(OperationalError):
             writer.step()
     assert path.exists()
