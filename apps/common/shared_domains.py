@@ -10,6 +10,25 @@ from apps.common.hosts import HostPattern, covers_host, parse_pattern
 
 # Data, one domain a line: anybody can have a name below it and run code or read headers there.
 SHARED_DOMAINS: tuple[str, ...] = (
+    # registries below which every company has its name
+    "co.uk",
+    "org.uk",
+    "ac.uk",
+    "gov.uk",
+    "co.jp",
+    "co.kr",
+    "co.nz",
+    "co.za",
+    "co.in",
+    "com.au",
+    "com.br",
+    "com.cn",
+    "com.mx",
+    "com.sg",
+    "com.tr",
+    "eu.com",
+    "uk.com",
+    # clouds, hosting and tunnels
     "amazonaws.com",
     "amazonaws.com.cn",
     "api.aws",
@@ -101,6 +120,8 @@ def shared_domain(pattern: HostPattern) -> str:
         return "*"
     if not pattern.suffix:
         return ""
+    if pattern.suffix.count(".") == 1:  # `*.com`, `*.internal`: a whole top-level domain
+        return pattern.suffix[1:]
     for shared in _SHARED:
         if covers_host(pattern, shared) or covers_host(shared, pattern):
             return shared.suffix[1:]

@@ -13,6 +13,7 @@ from apps.policies.core.providers import PROVIDER_HOSTS
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from apps.common.addresses import Network
     from apps.common.hosts import Host, HostPattern
 
 # Names under which clouds and container runtimes serve instance credentials.
@@ -80,9 +81,14 @@ def platform_refusal(host: Host, platform: Iterable[HostPattern], port: int) -> 
     return None
 
 
-def address_refusal(subject: str, address: str, allow: Iterable[str]) -> Refusal | None:
-    """Refuse an address that `vet` refuses; `allow` are ranges that a connection lists."""
-    verdict = vet(address, allow)
+def address_refusal(
+    subject: str, address: str, allow: Iterable[str], platform: Iterable[Network] = ()
+) -> Refusal | None:
+    """Refuse an address that `vet` refuses; `allow` are ranges that a connection lists.
+
+    `platform` are the platform's own addresses, which no other name opens either.
+    """
+    verdict = vet(address, allow, platform)
     if verdict.ok:
         return None
     remedy = (

@@ -133,12 +133,14 @@ def tool_answer(entry: LayerEntry, name: str, tier: str) -> Answer | None:
 
 
 def _candidates(entry: LayerEntry, host: Host, addresses: tuple[str, ...]) -> list[int]:
-    """Positions of the rules that cover the host, or deny a range that it resolves into."""
+    """Positions of the rules that cover the host, or deny a range that its address lies in."""
     found = entry.index.covering(host)
-    if not addresses or not entry.domains:
-        return found
-    denied = (at for at in entry.index.resolving(addresses) if entry.domains[at].denies)
-    return sorted({*found, *denied})
+    denied = [
+        position
+        for position in entry.index.behind(host, addresses)
+        if entry.domains and entry.domains[position].denies
+    ]
+    return sorted({*found, *denied}) if denied else found
 
 
 def _no_section(entry: LayerEntry, *, absent: bool, what: str) -> Answer | None:

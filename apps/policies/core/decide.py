@@ -157,15 +157,15 @@ def _address_refusal(
     if host.address is None and not addresses:
         return None
     allow = _ranges(ready, host, port)
-    if host.address is not None:
-        refusal = address_refusal(host.name, host.name, allow)
-        if refusal:
-            return refusal
-    for address in addresses:
-        refusal = address_refusal(f"{host.name} resolves to an address that", address, allow)
-        if refusal:
-            return refusal
-    return None
+    platform = [
+        pattern.network
+        for pattern in ready.platform
+        if pattern.network is not None and pattern.matches_port(port, every_port=True)
+    ]
+    judged = [(host.name, host.name)] if host.address is not None else []
+    judged += [(f"{host.name} resolves to an address that", address) for address in addresses]
+    refusals = (address_refusal(*pair, allow, platform) for pair in judged)
+    return next(filter(None, refusals), None)
 
 
 def _ranges(ready: Compiled, host: Host, port: int) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from apps.common.addresses import inside, parse_address
+from apps.common.addresses import embedded, inside, parse_address
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -41,11 +41,17 @@ class HostIndex:
         found.sort()
         return found
 
-    def resolving(self, addresses: Iterable[str]) -> set[int]:
-        """The positions of the networks that hold one of the addresses."""
+    def behind(self, host: Host, resolved: Iterable[str]) -> list[int]:
+        """The positions of the networks that a connection to the host would end in.
+
+        Looked at are the addresses that it resolved to, and the IPv4 addresses that IPv6 ones
+        carry: `64:ff9b::808:808` ends at 8.8.8.8.
+        """
         if not self.networks:
-            return set()
-        return set(self._holding([one for one in map(parse_address, addresses) if one is not None]))
+            return []
+        found = [host.address, *map(parse_address, resolved)]
+        ends = [end for one in found if one is not None for end in (one, *embedded(one))]
+        return self._holding(ends)
 
     def _holding(self, addresses: Sequence[Address]) -> list[int]:
         return [

@@ -39,10 +39,11 @@ def canonical(target: str) -> str | Ambiguous:
     The result starts with `/`, holds no empty segment (a trailing slash apart), no dot segment and
     no percent escape, and is the only path that any server can read from the target.
     """
-    path, _, _ = target.partition("?")
-    if _PLAIN.fullmatch(path) and len(target) <= MAX_TARGET and _VISIBLE_ASCII.fullmatch(target):
-        return _checked_count(path) if "#" not in target else Ambiguous("holds a fragment (`#`)")
-    return _raw_problem(target) or _decoded(path)
+    problem = _raw_problem(target)
+    if problem is not None:
+        return problem
+    path = target.partition("?")[0]
+    return _checked_count(path) if _PLAIN.fullmatch(path) else _decoded(path)
 
 
 def segments(path: str) -> tuple[str, ...]:

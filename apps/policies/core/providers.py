@@ -72,7 +72,6 @@ PROVIDER_HOSTS: tuple[str, ...] = (
     "api.sambanova.ai",
     "api.deepinfra.com",
     "api.replicate.com",
-    "**.replicate.delivery",
     "openrouter.ai",
     "**.openrouter.ai",
     "api-inference.huggingface.co",

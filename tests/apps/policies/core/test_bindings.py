@@ -114,6 +114,8 @@ def test_stripping(
         ("*.s3.amazonaws.com", ("*",), "`amazonaws.com`"),
         ("*.amazonaws.com", ("*",), "`amazonaws.com`"),
         ("*.com", ("*",), "anybody"),
+        ("*.de", ("*",), "`de`"),
+        ("*.co.uk", ("*",), "`co.uk`"),
         ("*.acme.github.io", ("*",), "`github.io`"),
         ("a..b", ("*",), "empty label"),
         ("a.b", ("a..b",), "empty label"),

@@ -299,6 +299,27 @@ def test_resolved_addresses_are_vetted_and_met_by_deny_rules_only() -> None:
 
 
 @pytest.mark.parametrize(
+    "host", ["8.8.8.8", "[64:ff9b::808:808]", "[2002:808:808::1]", "[2606:4700::5efe:808:808]"]
+)
+def test_a_denied_range_is_denied_in_its_ipv6_forms_too(host: str) -> None:
+    rules = bundle(domains(TEAM, ("8.8.8.0/24", DENY), ("*", ALLOW), ("8.8.0.0/16", ALLOW)))
+    assert evaluate(rules, ConnectRequest(host, 443)).rule == "8.8.8.0/24"
+    assert evaluate(rules, ConnectRequest(host, 22)).rule == "8.8.8.0/24"
+    assert evaluate(rules, get(addresses=("1.1.1.1", host.strip("[]")))).rule == "8.8.8.0/24"
+    narrow = bundle(domains(TEAM, ("8.8.8.0/24", ALLOW)))
+    assert evaluate(narrow, ConnectRequest(host, 443)).allowed is (host == "8.8.8.8")
+
+
+def test_the_platforms_addresses_are_refused_under_other_names_too() -> None:
+    own = ("lens.acme.test", "8.8.8.8", "9.9.9.9:5432")
+    rules = bundle(domains(TEAM, ("*", ALLOW), ("*:5432", ALLOW)), platform_hosts=own)
+    assert evaluate(rules, get(addresses=("8.8.8.8",))).rule == "address"
+    assert evaluate(rules, get(addresses=("9.9.9.9",))).allowed
+    assert evaluate(rules, get("https://a.x:5432/", addresses=("9.9.9.9",))).rule == "address"
+    assert evaluate(rules, ConnectRequest("8.8.8.8", 443)).rule == "platform-host"
+
+
+@pytest.mark.parametrize(
     ("request_", "rule"),
     [
         (get(method="get"), "method"),
