@@ -1,6 +1,7 @@
 """`make lint`'s look at the documentation: what a page names must exist.
 
-Checked: relative links and images in every Markdown page, `make` targets, and `manage.py` commands.
+Checked: relative links and images in every Markdown page, `make` targets, `manage.py` commands, and
+the tests that SECURITY.md names.
 That every setting is documented and that generated tables are fresh is tested where they are made.
 """
 
@@ -15,6 +16,7 @@ LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
 MAKE = re.compile(r"(?:^|[`\s])make ([a-z][a-z-]+)(?=[`\s]|$)", re.MULTILINE)
 MANAGE = re.compile(r"manage\.py ([a-z_]+)")
 CODE = re.compile(r"```.*?```|`[^`\n]+`", re.DOTALL)
+TEST = re.compile(r"`(tests/[\w/]+\.py)?::(test_\w+)`")
 DJANGO_COMMANDS = {"migrate", "help", "check", "collectstatic", "shell", "makemigrations"}
 
 
@@ -42,7 +44,18 @@ def problems(page: Path) -> list[str]:
         f"{name}: `manage.py {command}` is no command"
         for command in set(MANAGE.findall(code)) - _commands()
     ]
-    return found
+    return found + [f"{name}: {problem}" for problem in _missing_tests(text)]
+
+
+def _missing_tests(text: str) -> list[str]:
+    """Tests that do not exist. `::name` alone is in the file named before it."""
+    missing, file = [], ""
+    for named, test in TEST.findall(text):
+        file = named or file
+        path = ROOT / file
+        if not path.is_file() or f"def {test}(" not in path.read_text():
+            missing.append(f"{file}::{test} is no test")
+    return missing
 
 
 def _make_targets() -> set[str]:
