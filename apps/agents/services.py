@@ -124,8 +124,7 @@ def token_create(
     require(actor, "token.create", agent)
     agent = rows.locked(agent)
     _check_mintable(agent, actor)
-    if expires_at is not None and expires_at <= clock.now():
-        raise Invalid("The expiry lies in the past. Choose a later time.", field="expires_at")
+    _check_expiry(expires_at)
     value = new_token(TOKEN_PREFIX)
     token = AgentToken(
         org_id=agent.org_id,
@@ -157,6 +156,13 @@ def token_revoke(token: AgentToken, *, actor: Actor) -> AgentToken:
 def _check_team(org: Organization, team: Team) -> None:
     if team.org_id != org.pk or team.deleted_at is not None:
         raise Invalid("There is no such team in this organization.", field="team")
+
+
+def _check_expiry(at: dt.datetime | None) -> None:
+    if at is not None and at.tzinfo is None:
+        raise Invalid("The expiry has no time zone. Add one.", field="expires_at")
+    if at is not None and at <= clock.now():
+        raise Invalid("The expiry lies in the past. Choose a later time.", field="expires_at")
 
 
 def _check_mintable(agent: Agent, actor: Actor) -> None:

@@ -135,6 +135,9 @@ def _check_subject(org: Organization, document: PolicyDocument) -> None:
             raise Invalid(f"A policy of kind {document.kind} {wanted}.", field=kind)
         if row is not None and (row.org_id != org.pk or getattr(row, "deleted_at", None)):
             raise Invalid(f"There is no such {kind} in this organization.", field=kind)
+    ceilings = Policy.objects.filter(org=org, kind=PolicyKind.CEILING)
+    if document.kind == PolicyKind.CEILING and ceilings.exists():
+        raise Conflict(_taken(document))
 
 
 def _taken(document: PolicyDocument) -> str:

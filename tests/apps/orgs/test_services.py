@@ -34,7 +34,7 @@ def membership(world: World, person: str) -> Membership:
 
 
 CREATES: dict[str, Callable[[World, str], object]] = {
-    "organization": lambda w, slug: services.organization_create(slug=slug, name="X", actor=SYSTEM),
+    "organization": lambda _, slug: services.organization_create(slug=slug, name="X", actor=SYSTEM),
     "team": lambda w, slug: services.team_create(w.org, slug=slug, name="X", actor=w.admin),
     "project": lambda w, slug: services.project_create(w.org, slug=slug, name="X", actor=w.admin),
 }

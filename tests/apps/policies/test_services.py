@@ -228,7 +228,7 @@ def test_bad_input_names_its_field_and_leaves_nothing(
     changed: dict[str, Any], field: str, says: str, new: str, acme: World
 ) -> None:
     base = without_ids(document_of(acme.policy))
-    policy = acme.policy
+    policy: Policy | None = acme.policy
     if new == "new":
         base, policy = replace(base, team=acme.other_team, bindings=()), None
     changed = {key: tuple(v) if isinstance(v, list) else v for key, v in changed.items()}
@@ -316,7 +316,7 @@ class TestBindings:
         ],
         ids=str,
     )
-    def test_a_bad_injection(self, changed: dict[str, str], field: str, acme: World) -> None:
+    def test_a_bad_injection(self, changed: dict[str, Any], field: str, acme: World) -> None:
         error = self.refused(acme, BindingDoc(acme.credential, "api.github.com", **changed))
         assert error.field == f"bindings[0].{field}"
 
