@@ -53,6 +53,8 @@ def answer(question: dict[str, Any]) -> dict[str, Any]:
     """`{"ok": true, "value", "ttl"}` or `{"ok": false, "error": code}`; refusals are audited."""
     sandbox: Sandbox | None = None
     try:
+        if question.get("op") != "credential":
+            raise Denied("", code="malformed")  # noqa: TRY301  one place turns errors into answers
         sandbox = _sandbox(question)
         credential = _credential(sandbox, question)
         return {"ok": True, "value": credential_value(credential), "ttl": TTL_SECONDS}

@@ -60,6 +60,7 @@ def provision(sandbox_id: uuid.UUID) -> None:
         _failed(row, error)
     else:
         _ready(row, built)
+        _catch_up(row, bundle)
     hint(row.pk)
 
 
@@ -150,6 +151,13 @@ def _ready(row: Sandbox, built: Built) -> None:
         return
     layers = [probe["probe"] for probe in built.report if probe.get("ok")]
     _record(row, SandboxAction.READY, isolation=built.isolation, passed=layers)
+
+
+def _catch_up(row: Sandbox, given: Bundle) -> None:
+    """Push what changed while it was built: the watcher has passed by before it was ready."""
+    bundle = bundle_of(row)
+    if fingerprint(bundle) != fingerprint(given):
+        _push(row, bundle)
 
 
 @transaction.atomic

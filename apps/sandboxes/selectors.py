@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from django.db.models import Exists, F, OuterRef, Q, QuerySet
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     import datetime as dt
     from collections.abc import Iterator
 
+SLACK = timedelta(seconds=5)
 RUNNING_STATES = (SandboxState.READY, SandboxState.BUSY, SandboxState.IDLE)
 
 
@@ -35,18 +37,20 @@ def no_longer_allowed(now: dt.datetime) -> Iterator[tuple[str, QuerySet[Sandbox]
     """(reason, sandboxes) for each way in which the right to a sandbox can end.
 
     A token that was revoked or has expired since a sandbox was made ends the sandbox even where the
-    agent has other tokens: whoever held it may have left something running there.
+    agent has other tokens: whoever held it may have left something running there. `SLACK` covers
+    a sandbox that was asked for just before the revocation was felt.
     """
     agents = Q(principal_kind="agent")
+    made = F("created_at") - SLACK
     granted = ProjectGrant.objects.filter(team=OuterRef("team"), project=OuterRef("project"))
-    over = Q(agent__tokens__expires_at__gte=F("created_at"), agent__tokens__expires_at__lte=now)
+    over = Q(agent__tokens__expires_at__gte=made, agent__tokens__expires_at__lte=now)
     for reason, condition in (
         ("The organization was closed.", Q(org__closed_at__isnull=False)),
         ("The team was deleted.", Q(team__deleted_at__isnull=False)),
         ("The agent was deleted.", agents & Q(agent=None)),
         ("The agent was disabled.", agents & Q(agent__disabled_at__isnull=False)),
         ("The agent moved to another team.", agents & ~Q(agent__team=F("team"))),
-        ("A token of the agent was revoked.", Q(agent__tokens__revoked_at__gte=F("created_at"))),
+        ("A token of the agent was revoked.", Q(agent__tokens__revoked_at__gte=made)),
         ("A token of the agent has expired.", over),
         ("The team lost its grant on the project.", ~Q(Exists(granted))),
     ):

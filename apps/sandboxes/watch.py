@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import uuid
 
 POLL_SECONDS = 0.25
+AGAIN_SECONDS = 1.0
 RECONCILE_SECONDS = 30.0
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ class Watcher:
         self._thread = threading.Thread(target=self._run, name="lens-sandboxes", daemon=True)
         self._seq = -1
         self._bundles: dict[uuid.UUID, str] = {}
+        self._again_at = float("inf")
         self._reconciled_at = float("-inf")
 
     def start(self) -> None:
@@ -61,11 +63,15 @@ class Watcher:
 
     def look(self) -> None:
         """Do what is due. What fails is tried again at the next look."""
-        seq = read_seq()
+        seq, now = read_seq(), time.monotonic()
         if seq != self._seq:
             provisioning.stop_disallowed()
             provisioning.push_bundles(self._bundles)
-            self._seq = seq
-        if time.monotonic() - self._reconciled_at > RECONCILE_SECONDS:
-            self._reconciled_at = time.monotonic()
+            self._seq, self._again_at = seq, now + AGAIN_SECONDS
+        elif now > self._again_at:
+            # For what was asked for by a request that had not felt the change yet.
+            self._again_at = float("inf")
+            provisioning.stop_disallowed()
+        if now - self._reconciled_at > RECONCILE_SECONDS:
+            self._reconciled_at = now
             provisioning.reconcile()

@@ -47,6 +47,7 @@ class Box:
     running: set[subprocess.Popen[bytes]] = field(default_factory=set)
     bundles: list[dict[str, Any]] = field(default_factory=list)
     cuts: int = 0
+    takes_bundles: bool = True
 
     def kill(self) -> None:
         for process in list(self.running):
@@ -158,6 +159,8 @@ class SandboxdTwin:
 
 
 def _on_box(box: Box, operation: str, body: dict[str, Any], gone: Any) -> dict[str, Any]:
+    if operation == "bundle" and not box.takes_bundles:
+        raise RefusedError(502, "proxy_away", "its proxy did not answer")
     if operation == "bundle":
         box.bundles.append(body)
         return {"applied": body["version"]}

@@ -29,17 +29,19 @@ async def called(client: Client, name: str, **arguments: Any) -> dict[str, Any]:
     """The structured answer of a call that must go well."""
     result = await client.call_tool(name, arguments)
     assert not result.is_error, result.content
-    assert result.structured_content is not None
-    return result.structured_content
+    answer: dict[str, Any] | None = result.structured_content
+    assert answer is not None
+    return answer
 
 
 async def refused(client: Client, name: str, **arguments: Any) -> dict[str, Any]:
     """The structured answer of a call that must fail."""
     result: CallToolResult = await client.call_tool(name, arguments)
     assert result.is_error, result.structured_content
-    assert result.structured_content is not None
-    assert result.structured_content["message"]
-    return result.structured_content
+    answer: dict[str, Any] | None = result.structured_content
+    assert answer is not None
+    assert answer["message"]
+    return answer
 
 
 @pytest.mark.parametrize("mode", MODES)

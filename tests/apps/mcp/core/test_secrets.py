@@ -1,0 +1,113 @@
+"""What must not reach the audit trail, and what must stay readable there."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from apps.mcp.core.secrets import MAX_TEXT, mask, mask_text
+
+SECRETS = {
+    "platform token": "lns_" + "aB3_-" * 8 + "xyz",
+    "sandbox token": "lnsb_" + "aB3_-" * 8 + "xyz",
+    "AWS": "AKIAIOSFODNN7EXAMPLE",
+    "GitHub": "ghp_" + "x1Y2" * 9,
+    "GitHub fine-grained": "github_pat_" + "11ABCDE0Y0" * 5,
+    "GitLab": "glpat-" + "a1b2c3d4e5" * 2,
+    "Slack": "xoxb-1234567890-abcdefghij",
+    "OpenAI": "sk-proj-" + "a1B2" * 10,
+    "Google": "AIza" + "a1B2c" * 7,
+    "Stripe": "sk_live_" + "a1B2" * 6,
+    "npm": "npm_" + "a1B2" * 9,
+    "JWT": "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.c2lnbmF0dXJl",
+    "key": "-----BEGIN RSA PRIVATE KEY-----\nMIIEpAIBAAKCAQEA7\nabc\n-----END",
+}
+ASSIGNED = (
+    "curl -H 'Authorization: Bearer {}' https://x.example",
+    "curl -H 'Authorization: Basic {}' https://x.example",
+    "git clone https://user:{}@git.example/x",
+    "export PASSWORD={}",
+    "mysql --password={} -u root",
+    "psql --password {} -U me",
+    'api_key: "{}"',
+    "API_KEY='{}'",
+    '{{"secret": "{}"}}',
+    "ACCESS-KEY={}",
+)
+
+
+@pytest.mark.parametrize("secret", SECRETS.values(), ids=SECRETS.keys())
+@pytest.mark.parametrize("around", ["{}", "echo {} > f", "x={};", "\n{}\n", "«{}»"])
+def test_a_known_form_is_masked(secret: str, around: str) -> None:
+    shown = mask_text(around.format(secret))
+    assert secret not in shown
+    assert secret[-12:] not in shown or "END" in secret
+    assert "[" in shown
+
+
+@pytest.mark.parametrize("text", ASSIGNED)
+def test_what_follows_a_telling_name_is_masked(text: str) -> None:
+    shown = mask_text(text.format("hunter2-hunter2"))
+    assert "hunter2" not in shown
+    assert shown.partition("[")[0] == text.partition("{}")[0].replace("{{", "{")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ls -la /workspace",
+        "echo $PASSWORD",
+        "curl https://api.github.com/repos/a/b?page=2",
+        "export PASSWORD=$(cat f)",
+        "pip install requests==2.32.3",
+        "kubectl get secret",
+        "git commit -m 'Fix the password form'",
+    ],
+)
+def test_ordinary_commands_stay_as_they_are(text: str) -> None:
+    assert mask_text(text) == text
+
+
+def test_no_half_of_a_secret_survives_at_the_cut() -> None:
+    secret = SECRETS["GitHub"]
+    shown = mask_text("a" * (MAX_TEXT - 10) + " " + secret)
+    assert "ghp_" not in shown
+    assert str(MAX_TEXT - 9 + len(secret)) in shown
+
+
+def test_headers_are_masked_by_name() -> None:
+    headers = {"Authorization": "ApiKey q", "X-Api-Key": "q", "cookie": "q", "Accept": "q"}
+    assert mask({"headers": headers}) == {
+        "headers": {
+            "Authorization": "[secret]",
+            "X-Api-Key": "[secret]",
+            "cookie": "[secret]",
+            "Accept": "q",
+        }
+    }
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=20,
+)
+
+
+@given(json_values, st.sampled_from(sorted(SECRETS.values())))
+def test_a_secret_is_found_wherever_it_hides(value: object, secret: str) -> None:
+    assert secret not in str(mask({"a": [value, {"b": f"x {secret} y"}]}))
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    ["-----BEGIN " + "A " * 100_000, "eyJ" * 100_000, "password" * 50_000, "://a:" * 80_000,
+     "bearer " * 60_000, " --password=" * 40_000, "sk-" * 100_000],
+)  # fmt: skip
+def test_hostile_text_costs_little(hostile: str) -> None:
+    started = time.perf_counter()
+    mask_text(hostile)
+    assert time.perf_counter() - started < 0.5

@@ -1,0 +1,65 @@
+"""The watcher brings every change to the sandboxes, whoever made it."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from django.db import connections
+
+from apps.agents import services as agents
+from apps.orgs.authentication import authenticate
+from apps.sandboxes import provisioning, services
+from apps.sandboxes.models import Sandbox
+from apps.sandboxes.watch import Watcher
+from tests import factories
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.twins.sandboxd import SandboxdTwin
+
+pytestmark = [pytest.mark.database, pytest.mark.django_db(transaction=True)]
+
+
+def until(true: Callable[[], bool], seconds: float) -> float:
+    started = time.monotonic()
+    while time.monotonic() - started < seconds:
+        if true():
+            return time.monotonic() - started
+        time.sleep(0.01)
+    pytest.fail("waited in vain")
+
+
+def test_a_revoked_token_ends_its_sandbox_within_a_second(sandboxd: SandboxdTwin) -> None:
+    world = factories.acme()
+    principal = authenticate(world.minted.value)
+    row = services.sandbox_for(principal=principal, project_id=world.project.pk)
+    provisioning.provision(row.pk)
+    watcher = Watcher()
+    watcher.start()
+    try:
+        until(lambda: bool(sandboxd.boxes[str(row.pk)].bundles), 5)
+        agents.token_revoke(world.minted.token, actor=world.admin)
+        assert until(lambda: Sandbox.objects.filter(pk=row.pk, state="stopped").exists(), 5) < 1
+    finally:
+        watcher.stop()
+        connections.close_all()
+    assert not watcher.alive()
+
+
+def test_an_absent_service_does_not_end_the_watch(sandboxd: SandboxdTwin) -> None:
+    world = factories.acme()
+    principal = authenticate(world.minted.value)
+    row = services.sandbox_for(principal=principal, project_id=world.project.pk)
+    provisioning.provision(row.pk)
+    sandboxd.stop()
+    watcher = Watcher()
+    watcher.start()
+    try:
+        until(lambda: Sandbox.objects.filter(pk=row.pk, state="failed").exists(), 5)
+        assert watcher.alive()
+    finally:
+        watcher.stop()
+        connections.close_all()
