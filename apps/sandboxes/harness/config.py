@@ -29,7 +29,8 @@ class ConfigError(Exception):
 class Limits:
     """What one sandbox may use. Sizes in bytes; `cpu_percent` of one core, 0 = no cap.
 
-    `memory_bytes` covers processes *and* the three tmpfs below it, which live in memory.
+    `memory_bytes` covers processes *and* the workspace, /tmp and /dev/shm, which live in memory:
+    see `tmpfs_bytes`.
     """
 
     workspace_bytes: int = 512 * _MEBIBYTE
@@ -45,6 +46,19 @@ class Limits:
     file_bytes: int = 16 * _MEBIBYTE
     fetch_bytes: int = 16 * _MEBIBYTE
     exec_timeout_ms: int = 1_200_000
+
+    def tmpfs_bytes(self) -> tuple[int, int, int]:
+        """Sizes of workspace, /tmp and /dev/shm, scaled down where they would eat all memory.
+
+        Files are not freed by ending a process, so a sandbox full of them could run nothing, not
+        even `rm`: 256 MiB, or half of a memory limit below 512 MiB, stay for processes.
+        """
+        wanted = (self.workspace_bytes, self.tmp_bytes, self.shm_bytes)
+        room = max(self.memory_bytes // 2, self.memory_bytes - 256 * _MEBIBYTE)
+        if sum(wanted) <= room:
+            return wanted
+        workspace, tmp, shm = (max(1, size * room // sum(wanted)) for size in wanted)
+        return workspace, tmp, shm
 
     def override(self, values: object, *, name: str = "limits") -> Limits:
         """These limits with some of them replaced; raises Invalid naming the field."""

@@ -16,7 +16,6 @@ import os
 import select
 import signal
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from apps.sandboxes.harness import confine, ipc, syscalls
@@ -49,7 +48,7 @@ def _serve(name: str, requests: socket.socket, prepare: Callable[[], Child]) -> 
     try:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)  # ends with sandboxd, not before it
-        _name_process(name)
+        confine.name_process(name)
         # A sandbox's first process is forked twice; it is collected here all the same.
         syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
         child = prepare()
@@ -63,11 +62,6 @@ def _serve(name: str, requests: socket.socket, prepare: Callable[[], Child]) -> 
         with contextlib.suppress(ipc.IpcError):
             ipc.send(requests, {"event": "failed", "message": f"{type(error).__name__}: {error}"})
         os._exit(1)
-
-
-def _name_process(name: str) -> None:
-    with contextlib.suppress(OSError):
-        Path("/proc/self/comm").write_text(name)
 
 
 def _loop(requests: socket.socket, child: Child) -> NoReturn:

@@ -42,7 +42,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _BUILD_TIMEOUT = 20.0
-_OOM_SCORE = 500  # the agent's processes go before anything of the host's
+_OOM_SCORE = b"300"  # after the agent's processes, before anything of the host's
+_OOM_SCORE_OF_JOBS = b"900"
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,9 +161,10 @@ def _pid_1(control: socket.socket, spec: Spec) -> None:
     code = 1
     try:
         os.setsid()
-        restriction = _build(control, spec)
+        confine.name_process("lens-init")
+        score = _build(control, spec)
         ipc.send(control, {"event": "ready", "landlock": landlock.abi()})
-        Init(control, spec, restriction).serve()
+        Init(control, spec, score).serve()
         code = 0
     except FailedError as error:
         with contextlib.suppress(ipc.IpcError):
@@ -173,8 +175,8 @@ def _pid_1(control: socket.socket, spec: Spec) -> None:
         os._exit(code)
 
 
-def _build(control: socket.socket, spec: Spec) -> int | None:
-    """Everything from an empty namespace to a closed sandbox; returns Landlock's descriptor."""
+def _build(control: socket.socket, spec: Spec) -> int:
+    """Everything from an empty namespace to a closed sandbox; returns our own OOM score, open."""
     gc.disable()
     os.umask(0o022)
     bundle = rootfs.system_bundle()
@@ -198,9 +200,11 @@ def _build(control: socket.socket, spec: Spec) -> int | None:
         rootfs.enter(root)
         _forget_streams()
     with _step("limits"):
+        score = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
         _limits(spec)
     with _step("privileges"):
-        return _close(spec)
+        _close(spec)
+    return score
 
 
 def _listeners() -> list[socket.socket]:
@@ -227,7 +231,6 @@ def _forget_streams() -> None:
 
 def _limits(spec: Spec) -> None:
     """Limits that everything inherits. Control groups count better; without them these must do."""
-    Path("/proc/self/oom_score_adj").write_text(str(_OOM_SCORE))
     confine.lower_limit(resource.RLIMIT_CORE, 0)
     confine.lower_limit(resource.RLIMIT_NOFILE, spec.open_files)
     confine.lower_limit(resource.RLIMIT_MEMLOCK, 1 << 20)
@@ -237,33 +240,28 @@ def _limits(spec: Spec) -> None:
         confine.lower_limit(resource.RLIMIT_DATA, spec.memory_bytes)
 
 
-def _close(spec: Spec) -> int | None:
-    """Drop what pid 1 does not need, and confine it like its children, but for its own /proc."""
+def _close(spec: Spec) -> None:
+    """Drop what pid 1 does not need; Landlock and seccomp are on for all that it will fork."""
     kept = frozenset[int]() if spec.rootless else confine.PID_1_CAPABILITIES
     syscalls.drop_bounding(kept)
     syscalls.set_capabilities(kept)
     syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
-    version = landlock.abi()
-    restriction = None
-    if version:
-        # Two domains, one in the other: commands share the outer, so that they may signal each
-        # other and nothing else, and none may trace or write to what only the outer holds.
-        outer = landlock.ruleset((*confine.WRITABLE, "/proc"), scoped=True, version=version)
-        restriction = landlock.ruleset(confine.WRITABLE, scoped=False, version=version)
-        landlock.restrict(outer)
-        os.close(outer)
+    if version := landlock.abi():
+        # One domain for all commands: they may see and signal each other, and nothing else.
+        domain = landlock.ruleset(confine.WRITABLE, version=version)
+        landlock.restrict(domain)
+        os.close(domain)
     seccomp.install(seccomp.build())
-    return restriction
 
 
 class Init:
     """The loop of pid 1: start jobs, collect the dead, tell sandboxd how each job ended."""
 
-    def __init__(self, control: socket.socket, spec: Spec, restriction: int | None) -> None:
+    def __init__(self, control: socket.socket, spec: Spec, score: int) -> None:
         self.control = control
         self.spec = spec
-        self.restriction = restriction
+        self.score = score
         self.jobs: dict[int, socket.socket] = {}
         self.wake_read, self.wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
@@ -298,15 +296,27 @@ class Init:
         """
         status = socket.socket(fileno=fds[0])
         try:
-            pid = os.fork()
+            pid = self.fork()
         except OSError as error:
             self.report(status, {"error": "process_limit", "errno": error.errno})
             ipc.close_all(fds[1:])
             return
         if pid == 0:
-            job.run(fds, self.spec.identity, self.restriction)
+            job.run(fds, self.spec.identity)
         ipc.close_all(fds[1:])
         self.jobs[pid] = status
+
+    def fork(self) -> int:
+        """Fork a child that the kernel takes before us when memory runs out.
+
+        A score is inherited, so ours is raised for the moment of the fork; Landlock forbids the
+        child to write its own.
+        """
+        os.write(self.score, _OOM_SCORE_OF_JOBS)
+        try:
+            return os.fork()
+        finally:
+            os.write(self.score, _OOM_SCORE)
 
     def reap(self) -> None:
         """Collect every dead process; orphans of any command end up here too."""

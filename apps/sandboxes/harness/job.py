@@ -16,10 +16,9 @@ import errno
 import json
 import os
 import socket
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from apps.sandboxes.harness import confine, fetch, files, ipc, landlock, selftest, syscalls
+from apps.sandboxes.harness import confine, fetch, files, ipc, selftest, syscalls
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,14 +26,13 @@ if TYPE_CHECKING:
     from apps.sandboxes.harness.confine import Identity
 
 _CANNOT_EXECUTE = 126
-_OOM_SCORE = "900"
 
 
-def run(fds: list[int], identity: Identity, restriction: int | None) -> NoReturn:
+def run(fds: list[int], identity: Identity) -> NoReturn:
     """Never returns: ends in execve or _exit."""
     status, requests = socket.socket(fileno=fds[0]), socket.socket(fileno=fds[1])
     try:
-        _confine(fds, identity, restriction)
+        _confine(fds, identity)
         message, received = ipc.receive(requests, None)
         requests.close()
         descriptor, *streams = received
@@ -65,20 +63,18 @@ def _tell(status: socket.socket, message: dict[str, Any]) -> None:
         ipc.send(status, message)
 
 
-def _confine(fds: list[int], identity: Identity, restriction: int | None) -> None:
-    """Own control group and session, no privilege, nothing open that is not for this job."""
+def _confine(fds: list[int], identity: Identity) -> None:
+    """Own control group and session, no privilege, nothing open that is not for this job.
+
+    Landlock and seccomp are on already: pid 1 is under them, and so is all that it forks.
+    """
+    confine.name_process("lens-job")
     for group in fds[2:]:
         os.write(group, b"0")
     os.setsid()
     confine.reset_signals()
-    with contextlib.suppress(OSError):  # rootless: our /proc belongs to root; the score stays 500
-        _prefer_for_oom()
-    kept = {0, 1, 2, *fds[:2]}
-    syscalls.close_all_but(kept if restriction is None else {*kept, restriction})
+    syscalls.close_all_but({0, 1, 2, *fds[:2]})
     confine.become(identity)
-    if restriction is not None:
-        landlock.restrict(restriction)
-        os.close(restriction)
     os.umask(0o022)
 
 
@@ -89,10 +85,6 @@ def _place(streams: list[int]) -> None:
     os.dup2(errors, 2)
     if source:
         os.dup2(source[0], 0)
-
-
-def _prefer_for_oom() -> None:
-    Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
 
 
 def _read_request(descriptor: int) -> dict[str, Any]:

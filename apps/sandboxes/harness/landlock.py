@@ -49,14 +49,14 @@ def handled(version: int) -> int:
     return rights
 
 
-def ruleset(writable: Iterable[str], *, scoped: bool, version: int) -> int:
+def ruleset(writable: Iterable[str], *, version: int) -> int:
     """A ruleset descriptor: read and execute everywhere, all rights below `writable`.
 
-    `scoped` also confines signals and abstract sockets to the domain (ABI 6). Paths that are not
-    there are left out. The caller closes the descriptor.
+    Signals and abstract sockets are confined to the domain too (ABI 6). Paths that are not there
+    are left out. The caller closes the descriptor.
     """
     rights = handled(version)
-    scope = (_SCOPE_ABSTRACT_UNIX | _SCOPE_SIGNAL) if scoped and version >= 6 else 0
+    scope = _SCOPE_ABSTRACT_UNIX | _SCOPE_SIGNAL if version >= 6 else 0
     attributes = struct.pack("=QQQ", rights, 0, scope)
     length = 24 if version >= 6 else 8
     descriptor = syscalls.call("landlock_create_ruleset", attributes, length, 0)

@@ -181,15 +181,17 @@ class Sandbox:
 
     def cut(self) -> None:
         """Close every connection that runs through the proxy."""
-        self._ask_proxy({"op": "cut"})
+        self._ask_proxy({"op": "cut"}, {"op": "ping"})
 
-    def _ask_proxy(self, message: dict[str, Any]) -> dict[str, Any]:
+    def _ask_proxy(self, *messages: dict[str, Any]) -> dict[str, Any]:
+        """Send messages, of which the last is answered; the answer."""
         with self._proxy_lock:
             if self.proxy_control is None or self.failure:
                 raise self.gone()
             try:
                 self.proxy_control.settimeout(_PROXY_TIMEOUT)
-                send_frame(self.proxy_control, message)
+                for message in messages:
+                    send_frame(self.proxy_control, message)
                 answer = recv_frame(self.proxy_control)
             except (OSError, FrameError) as error:
                 self._fail_closed()

@@ -70,16 +70,17 @@ class Spawner:
     def spec(self, slot: int, limits: Limits) -> init.Spec:
         """The sandbox of `slot`: its users are its own among all that run."""
         inside = self.config.sandbox_uid_base + slot
+        workspace, tmp, shm = limits.tmpfs_bytes()
         layout = rootfs.Layout(
             mount_point=str(self.config.root_mount),
             system_paths=self.config.system_paths,
             uid=inside,
             gid=inside,
-            workspace_bytes=limits.workspace_bytes,
+            workspace_bytes=workspace,
             workspace_inodes=limits.workspace_inodes,
-            tmp_bytes=limits.tmp_bytes,
+            tmp_bytes=tmp,
             tmp_inodes=limits.tmp_inodes,
-            shm_bytes=limits.shm_bytes,
+            shm_bytes=shm,
         )
         return init.Spec(
             layout=layout,

@@ -34,6 +34,7 @@ MS_PRIVATE = 0x40000
 MNT_DETACH = 0x2
 
 PR_SET_DUMPABLE = 4
+PR_SET_NAME = 15
 PR_CAPBSET_READ = 23
 PR_CAPBSET_DROP = 24
 PR_SET_SECCOMP = 22
@@ -137,6 +138,12 @@ def prctl(operation: int, *args: int) -> int:
     """prctl(2)."""
     padded = [ctypes.c_ulong(a) for a in (*args, 0, 0, 0, 0)[:4]]
     return _checked(_libc.prctl(ctypes.c_int(operation), *padded), f"prctl {operation}")
+
+
+def set_name(name: str) -> None:
+    """The name of the calling thread, cut at 15 bytes."""
+    text = ctypes.create_string_buffer(name.encode()[:15])
+    prctl(PR_SET_NAME, ctypes.addressof(text))
 
 
 def set_capabilities(capabilities: frozenset[int]) -> None:

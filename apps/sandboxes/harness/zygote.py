@@ -45,6 +45,7 @@ def start(message: dict[str, Any], fds: list[int]) -> None:
     from apps.proxy.egress.main import run_proxy  # noqa: PLC0415 loaded by `prepare`
 
     identity = confine.Identity(message["uid"], message["gid"], drop_user=message["drop_user"])
+    confine.name_process("lens-egress")
     confine.undumpable()
     confine.lower_limit(resource.RLIMIT_NOFILE, _OPEN_FILES)
     confine.lower_limit(resource.RLIMIT_DATA, _MEMORY)
