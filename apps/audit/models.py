@@ -1,4 +1,4 @@
-"""The audit trail. Rows are inserted and read, never changed; names are copies that outlive their rows."""
+"""The audit trail. Rows are inserted and read, never changed; names in it are copies."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Result(models.TextChoices):
 
 
 class AuditEvent(models.Model):
-    """One event. `org` is null where nobody is known yet (an unknown token, an installation's set-up)."""
+    """One event. `org` is null where nobody is known yet (an unknown token, the set-up)."""
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     at = models.DateTimeField("time", default=now)

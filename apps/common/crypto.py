@@ -1,8 +1,8 @@
 """Secrets at rest: AES-256-GCM (NIST SP 800-38D) with a random 96-bit IV and a key id.
 
-A sealed value is `key id, IV, ciphertext+tag`. The row's identity is bound in as associated data, so
-that a ciphertext copied to another row or organization does not open. Keys are 32 random bytes in a
-ring: the first seals, all open; rotation adds one in front.
+A sealed value is `key id, IV, ciphertext+tag`. The row's identity is bound in as associated data,
+so that a ciphertext copied to another row or organization does not open. Keys are 32 random bytes
+in a ring: the first seals, all open; rotation adds one in front.
 """
 
 from __future__ import annotations

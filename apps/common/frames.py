@@ -7,9 +7,11 @@ bounded, so that a confused peer costs memory nowhere.
 from __future__ import annotations
 
 import json
-import socket
 import struct
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import socket
 
 MAX_FRAME = 16 * 1024 * 1024
 _HEAD = struct.Struct("!I")
@@ -58,7 +60,7 @@ def recv_frame(sock: socket.socket, limit: int = MAX_FRAME) -> dict[str, Any] | 
 
 
 def _recv_exactly(sock: socket.socket, count: int) -> bytes:
-    """`count` bytes, or b"" when the peer ended before the first; FrameError when cut in between."""
+    """`count` bytes, or b"" when the peer ended before the first; FrameError when cut within."""
     parts = bytearray()
     while len(parts) < count:
         chunk = sock.recv(count - len(parts))

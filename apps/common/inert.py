@@ -1,8 +1,8 @@
 """What an agent wrote, an admin reads: hostile text made harmless to look at.
 
 Control characters, bidirectional overrides and zero-width characters become visible escapes, long
-text is cut with its size. HTML escaping is left to the template's autoescape (`inert` returns a plain
-`str`, never marked safe). CSV cells that a spreadsheet would run as a formula are quoted.
+text is cut with its size. HTML escaping is left to the template's autoescape (`inert` returns a
+plain `str`, never marked safe). CSV cells that a spreadsheet would run as a formula are quoted.
 """
 
 from __future__ import annotations

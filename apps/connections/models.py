@@ -10,9 +10,9 @@ from apps.common.tenancy import SlugField, TenantRow
 class Credential(TenantRow):
     """A secret of an organization, sealed with AES-256-GCM; the value is write-only.
 
-    `allowed_hosts` (patterns as in domain rules) and `allowed_teams` are set by its owner: a binding
-    must be a subset, checked at save and again at each injection. Without a project it belongs to the
-    organization; with one, only sandboxes of that project may use it.
+    `allowed_hosts` (patterns as in domain rules) and `allowed_teams` are set by its owner: a
+    binding must be a subset, checked at save and again at each injection. Without a project it
+    belongs to the organization; with one, only sandboxes of that project may use it.
     """
 
     project = models.ForeignKey(

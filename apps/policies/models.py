@@ -18,8 +18,8 @@ class PolicyKind(models.TextChoices):
 class Policy(TenantRow):
     """One policy document. `version` grows with every change.
 
-    `has_domains` and `has_tools` say whether the section is present: in ceiling and agent policies an
-    absent section adds nothing and a present, empty one denies.
+    `has_domains` and `has_tools` say whether the section is present: in ceiling and agent policies
+    an absent section adds nothing and a present, empty one denies.
     """
 
     name = models.CharField(max_length=200)

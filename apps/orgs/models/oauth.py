@@ -1,5 +1,6 @@
 """OAuth tables of our own from the first migration: django-oauth-toolkit's models cannot be swapped
-once its first migration ran. Each row belongs to an organization; the flows come with the connect page.
+once its first migration ran. Each row belongs to an organization; the flows come with the connect
+page.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""People: a user has no password; who they are is said by an identity provider, by (issuer, sub)."""
+"""People. Nobody has a password: an identity provider says who they are, by (issuer, sub)."""
 
 from __future__ import annotations
 
@@ -51,6 +51,10 @@ class User(Row, AbstractBaseUser):
     def __str__(self) -> str:
         return self.name or self.email
 
+    def get_full_name(self) -> str:
+        """How the person is addressed."""
+        return str(self)
+
     def get_session_auth_hash(self) -> str:
         """Sessions end when `session_salt` changes."""
         return salted_hmac("lensagents.session", self.session_salt, algorithm="sha256").hexdigest()
@@ -69,11 +73,11 @@ class User(Row, AbstractBaseUser):
         """Never: nothing is granted outside `apps.orgs.access.can`."""
         return False
 
-    def has_perm(self, perm: str, obj: object = None) -> bool:
+    def has_perm(self, _perm: str, _obj: object = None) -> bool:
         """Django's own permissions are not used; every ModelAdmin asks `can`."""
         return False
 
-    def has_module_perms(self, app_label: str) -> bool:
+    def has_module_perms(self, _app_label: str) -> bool:
         """See `has_perm`."""
         return False
 

@@ -76,6 +76,7 @@ class Membership(TenantRow):
     teams = models.ManyToManyField(Team, through="TeamMembership", related_name="memberships")
 
     class Meta:
+        verbose_name_plural = "people"
         constraints = [
             models.UniqueConstraint(fields=["org", "user"], name="membership_user_in_org"),
             models.CheckConstraint(
@@ -146,8 +147,8 @@ class IdentityProvider(TenantRow):
 class Revision(models.Model):
     """One row: the number that every change of who-may-do-what increments in its transaction.
 
-    Processes read it at least every 250 ms and drop their cached principals when it moved; a process
-    that cannot read it for longer than its lease denies.
+    Processes read it at least every 250 ms and drop their cached principals when it moved; a
+    process that cannot read it for longer than its lease denies.
     """
 
     id = models.PositiveSmallIntegerField(primary_key=True, default=1)
