@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -193,6 +194,11 @@ def test_ipv6_forms_of_a_listed_private_address_are_open(form: str) -> None:
 def test_what_is_no_plain_address_is_refused(text: str) -> None:
     assert not vet(text, allow=EVERYTHING).ok
     assert parse_address(text) is None
+
+
+@pytest.mark.parametrize("thing", [None, b"1.1.1.1", 16843009, ["1.1.1.1"]])
+def test_what_is_no_text_is_refused(thing: Any) -> None:
+    assert not vet(thing).ok
 
 
 def test_a_scope_id_is_refused_in_an_address_object_too() -> None:
