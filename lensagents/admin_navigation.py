@@ -57,7 +57,7 @@ def sidebar(request: HttpRequest) -> list[dict[str, Any]]:
     for title, entries in MENU:
         items = [_item(*entry) for entry in entries if _visible(request, entry[2])]
         if items:
-            groups.append({"title": title, "separator": True, "items": items})
+            groups.append({"title": title, "items": items})
     return groups
 
 

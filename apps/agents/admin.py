@@ -18,7 +18,7 @@ from apps.agents.forms import AgentForm, MintForm
 from apps.agents.models import Agent, AgentToken
 from apps.common import clock
 from apps.common.admin import READ_ONLY, OrgInline, OrgModelAdmin
-from apps.common.admin_display import NOTHING, button
+from apps.common.admin_display import NOTHING, badge, button
 from apps.common.admin_forms import fresh
 from apps.common.errors import LensError
 
@@ -40,25 +40,22 @@ def hint(token: AgentToken) -> SafeString:
 
 
 @admin.display(description="State")
-def token_state(token: AgentToken) -> tuple[str, str]:
+def token_state(token: AgentToken) -> SafeString:
     """Whether it would be accepted now."""
     if token.revoked_at:
-        return "revoked", "Revoked"
-    if token.expires_at and token.expires_at <= clock.now():
-        return "expired", "Expired"
-    return "active", "Active"
+        return badge("Revoked", "danger")
+    return badge("Active", "success") if usable(token) else badge("Expired", "warning")
 
 
-token_state.label = {"active": "success", "expired": "warning", "revoked": "danger"}  # type: ignore[attr-defined]  # read by the theme
+def usable(token: AgentToken) -> bool:
+    """Neither revoked nor expired."""
+    return token.revoked_at is None and (token.expires_at is None or token.expires_at > clock.now())
 
 
 @admin.display(description="State")
-def agent_state(agent: Agent) -> tuple[str, str]:
+def agent_state(agent: Agent) -> SafeString:
     """Whether it may act at all."""
-    return ("disabled", "Disabled") if agent.disabled_at else ("active", "Active")
-
-
-agent_state.label = {"active": "success", "disabled": "danger"}  # type: ignore[attr-defined]  # read by the theme
+    return badge("Disabled", "danger") if agent.disabled_at else badge("Active", "success")
 
 
 class TokenInline(OrgInline):
@@ -97,7 +94,7 @@ class AgentAdmin(OrgModelAdmin):
     list_select_related = ("team",)
     search_fields = ("name", "slug", "team__name", "description")
     ordering = ("name",)
-    fieldsets = ((None, {"fields": (("name", "slug"), "team", "description")}),)
+    fieldsets = ((None, {"fields": ("name", "slug", "team", "description")}),)
     inlines = (TokenInline,)
     actions_detail = ("mint", "disable", "enable")
 
@@ -133,7 +130,7 @@ class AgentAdmin(OrgModelAdmin):
     @admin.display(description="Tokens")
     def token_count(self, agent: Any) -> int:
         """How many would be accepted now."""
-        return sum(token_state(token)[0] == "active" for token in agent.tokens.all())
+        return sum(usable(token) for token in agent.tokens.all())
 
     def has_mint_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Whether to offer the button."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin
@@ -14,7 +15,7 @@ from django.utils.html import format_html
 from apps.audit.models import AuditEvent
 from apps.common import clock
 from apps.common.admin import READ_ONLY, OrgModelAdmin
-from apps.common.admin_display import NOTHING, badge_column, hostile_column
+from apps.common.admin_display import NOTHING, badge_column, hostile, hostile_column
 from apps.common.inert import inert
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ else:
 COUNTED = 10_000  # a page needs no exact count of millions
 LOOKED_AT = 5_000  # events in which a filter looks for its choices
 METADATA_SHOWN = 20_000
+UUID_TEXT = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 RESULT_COLOURS = {
     "success": "success",
     "denied": "danger",
@@ -159,6 +161,14 @@ def details(event: AuditEvent) -> SafeString | str:
     )
 
 
+@admin.display(description="Resource", ordering="resource_id")
+def resource(event: AuditEvent) -> SafeString | str:
+    """What it was done to; of our own rows the kind, and the end of the id to tell two apart."""
+    if UUID_TEXT.fullmatch(event.resource_id):
+        return hostile(f"{event.resource_type} …{event.resource_id[-6:]}", limit=80)
+    return hostile(event.resource_id, limit=120)
+
+
 surface = badge_column("surface", "Surface", {})
 result = badge_column("result", "Result", RESULT_COLOURS)
 HOSTILE = {
@@ -190,16 +200,16 @@ class AuditEventAdmin(OrgModelAdmin):
     noun = "audit"
     verbs = READ_ONLY
     paginator = BoundedPaginator
+    keeps_history = False
     list_display = (
         time,
         surface,
         HOSTILE["action"],
         HOSTILE["principal_name"],
         where,
-        HOSTILE["resource_id"],
+        resource,
         result,
         HOSTILE["reason"],
-        duration,
     )
     list_display_links = (time,)
     list_filter = (

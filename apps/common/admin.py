@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, models, transaction
 from django.http import Http404, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import reverse
 from unfold.admin import ModelAdmin, TabularInline
+from unfold.widgets import UnfoldAdminTextareaWidget
 
 from apps.common.admin_forms import (
     OrgForm,
@@ -37,6 +38,7 @@ from apps.common.admin_forms import (
     refusing_at,
 )
 from apps.common.errors import Conflict, LensError
+from apps.common.inert import inert
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -142,6 +144,10 @@ class OrgModelAdmin(OrgScoped, ModelAdmin):
     list_fullwidth = True
     warn_unsaved_form = True
     compressed_fields = True
+    formfield_overrides = {
+        models.TextField: {"widget": UnfoldAdminTextareaWidget(attrs={"rows": 3})}
+    }
+    keeps_history = True  # whether the audit trail has events about its rows
     palette = ""  # the icon under which the command palette finds rows; "" = it does not
     object_history_template = "admin/object_history.html"
 
@@ -221,6 +227,15 @@ class OrgModelAdmin(OrgScoped, ModelAdmin):
             refusal = Refusal(RACE)
         request.refusal = refusal  # type: ignore[attr-defined]  # read by OrgForm
         return super().changeform_view(request, object_id, form_url, extra_context)
+
+    def render_change_form(
+        self, request: HttpRequest, context: dict[str, Any], **kwargs: Any
+    ) -> HttpResponse:
+        """A row's name may be what an agent wrote, and stands in the page's title."""
+        if context.get("subtitle"):
+            context["subtitle"] = inert(context["subtitle"], limit=80)
+        context["show_history"] = self.keeps_history
+        return cast("HttpResponse", super().render_change_form(request, context, **kwargs))
 
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None

@@ -40,18 +40,20 @@ def hostile_column(field: str, title: str, *, limit: int = 120) -> Callable[[Any
     return column
 
 
-def badge_column(
-    field: str, title: str, colours: Mapping[str, str], *, ordering: str | None = None
-) -> Callable[[Any], Any]:
-    """A column of a choice field: value → one of success, warning, danger, info."""
+def badge(text: object, colour: str = "") -> SafeString:
+    """A word with a background: success, warning, danger, info or none. The word alone says it."""
+    return format_html('<span class="lens-badge lens-badge-{}">{}</span>', colour or "plain", text)
 
-    @admin.display(description=title, ordering=ordering or field)
-    def column(obj: Any) -> tuple[str, str]:
+
+def badge_column(field: str, title: str, colours: Mapping[str, str]) -> Callable[[Any], Any]:
+    """A column or read-only field of a choice; `colours` maps values to those of `badge`."""
+
+    @admin.display(description=title, ordering=field)
+    def column(obj: Any) -> SafeString | str:
         value = getattr(obj, field)
         shown = getattr(obj, f"get_{field}_display", None)
-        return value, shown() if shown else value
+        return badge(shown() if shown else value, colours.get(value, "")) if value else NOTHING
 
-    column.label = dict(colours)  # type: ignore[attr-defined]  # read by the theme
     column.__name__ = f"{field}_badge"
     return column
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from django import forms
+from django.contrib.admin.widgets import RelatedFieldWidgetWrapper
+from django.forms.utils import pretty_name
 from django.http import HttpRequest
 
 from apps.common.errors import LensError
@@ -73,10 +75,14 @@ class OrgForm(_ModelForm):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         for name, field in self.fields.items():
+            if isinstance(field.widget, RelatedFieldWidgetWrapper):
+                field.widget = field.widget.widget  # no pop-up windows beside every select
             if isinstance(field, forms.ModelChoiceField):
                 field.queryset = self._within_org(field)
             if name in self.fixed and not is_new(self):
                 field.disabled = True
+            if self.prefix:  # a cell of a table has a heading, but no label
+                field.widget.attrs.setdefault("aria-label", label_of(name, field))
 
     def full_clean(self) -> None:
         """Validate; then add what the service refused, if it was about this form."""
@@ -115,3 +121,8 @@ def fresh(obj: Any) -> Any:
 def is_new(form: Any) -> bool:
     """Whether the form's row is not in the database yet."""
     return bool(form.instance._state.adding)  # noqa: SLF001  documented by Django
+
+
+def label_of(name: str, field: forms.Field) -> str:
+    """The field's label as Django would render it."""
+    return str(field.label or pretty_name(name)).capitalize()

@@ -32,7 +32,7 @@ class CredentialAdmin(OrgModelAdmin):
     ordering = ("name",)
     readonly_fields = ("value_set_at",)
     fieldsets = (
-        (None, {"fields": (("name", "slug"), ("project", "kind"))}),
+        (None, {"fields": ("name", "slug", "project", "kind")}),
         ("Secret", {"fields": ("username", "value")}),
         ("Where it may go", {"fields": ("allowed_hosts", "allowed_teams")}),
     )

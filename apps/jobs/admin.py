@@ -20,6 +20,7 @@ class JobAdmin(OrgModelAdmin):
 
     noun = "job"
     verbs = READ_ONLY
+    keeps_history = False
     list_display = (
         "kind",
         badge_column("state", "State", {"done": "success", "failed": "danger", "running": "info"}),

@@ -106,10 +106,9 @@ class DomainRuleForm(OrderedForm):
     http = forms.CharField(
         label="HTTP rules",
         required=False,
+        strip=False,  # a complaint counts lines as the person sees them
         max_length=50_000,
-        widget=UnfoldAdminTextareaWidget(
-            attrs={"rows": 3, "placeholder": EXAMPLE, "class": "lens-lines", "spellcheck": "false"}
-        ),
+        widget=UnfoldAdminTextareaWidget(attrs={"placeholder": EXAMPLE, "spellcheck": "false"}),
     )
 
     class Meta:
@@ -118,8 +117,9 @@ class DomainRuleForm(OrderedForm):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if not is_new(self):
-            self.initial["http"] = http_lines(self.instance)
+        lines = "" if is_new(self) else http_lines(self.instance)
+        self.initial["http"] = lines
+        self.fields["http"].widget.attrs["rows"] = min(12, lines.count("\n") + 2 if lines else 1)
 
     def clean_pattern(self) -> str:
         """Host names have no letter case."""

@@ -15,8 +15,6 @@ from apps.orgs.session import ISSUER as SESSION_ISSUER
 from apps.orgs.session import ORG, STARTED
 
 if TYPE_CHECKING:
-    from django.http import HttpResponse
-
     from apps.orgs.types import Actor
 
 ISSUER = "https://idp.example"
@@ -44,9 +42,9 @@ def url(model: type[Any], view: str, *args: Any) -> str:
     return reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_{view}", args=args)
 
 
-def form_data(response: HttpResponse) -> dict[str, Any]:
+def form_data(response: Any) -> dict[str, Any]:
     """What a browser would post back unchanged: every form and formset on the page."""
-    context: Any = response.context  # type: ignore[attr-defined]  # the test client's
+    context = response.context
     data: dict[str, Any] = {}
     form = context["adminform"].form
     for bound in form:
@@ -76,3 +74,9 @@ def put(data: dict[str, Any], bound: Any) -> None:
 def registered() -> list[Any]:
     """Every model admin of the site."""
     return list(admin.site._registry.values())
+
+
+def errors(response: Any) -> dict[str, list[str]]:
+    """The errors of the main form of a page that was refused."""
+    assert response.status_code == 200, response.status_code
+    return dict(response.context["adminform"].form.errors)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -11,7 +11,9 @@ from apps.connections import services as connections
 from apps.policies.models import Policy
 from tests import factories
 from tests.apps.admin_support import browser, errors, form_data, url
-from tests.factories import World
+
+if TYPE_CHECKING:
+    from tests.factories import World
 
 pytestmark = [pytest.mark.django_db, pytest.mark.database]
 
@@ -102,7 +104,12 @@ def test_unchanged_lines_keep_their_rules(acme: World, page: str) -> None:
         ({"domain_rules-0-pattern": "not a host"}, "domain_rules-0", "pattern", ""),
         ({"domain_rules-0-pattern": "*.*.com"}, "domain_rules-0", "pattern", ""),
         ({"domain_rules-0-http": "GET tickets allow"}, "domain_rules-0", "http", "Line 1"),
-        ({"domain_rules-0-http": "GET /ok allow\n\nGET /a/** nope"}, "domain_rules-0", "http", "Line 3"),
+        (
+            {"domain_rules-0-http": "GET /ok allow\n\nGET /a/** nope"},
+            "domain_rules-0",
+            "http",
+            "Line 3",
+        ),
         ({"domain_rules-0-http": "\nGE{T /a allow"}, "domain_rules-0", "http", "Line 2"),
         ({"domain_rules-0-pattern": "*"}, "domain_rules-1", "pattern", ""),
         ({"tool_rules-0-pattern": "sh ell"}, "tool_rules-0", "pattern", ""),
@@ -202,7 +209,9 @@ def test_a_large_policy_is_one_form(acme: World, page: str) -> None:
     data = form_data(client.get(page))
     data |= {"domain_rules-TOTAL_FORMS": "302", "domain_rules-1-position": "900"}
     for index in range(2, 302):
-        data |= rule(index, position=str(index), pattern=f"host-{index}.example.com", http="* allow")
+        data |= rule(
+            index, position=str(index), pattern=f"host-{index}.example.com", http="* allow"
+        )
     assert client.post(page, data).status_code == 302
     assert acme.policy.domain_rules.count() == 302
 
