@@ -57,6 +57,7 @@ class Platform:
         self.claim = Claim(settings.RUN_DIR)
         self.sandbox_host = SandboxHost(Path(settings.BASE_DIR), settings.RUN_DIR)
         self._started: list[Service] = []
+        self._stopped = False
 
     def prepare(self) -> None:
         """Steps 1 to 4; StartError when the platform cannot run at all."""
@@ -80,6 +81,9 @@ class Platform:
 
     def stop(self) -> None:
         """Stop what was started. The process ends in time even if something hangs."""
+        if self._stopped:
+            return
+        self._stopped = True
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         deadline = threading.Timer(STOP_SECONDS, os._exit, args=(1,))
@@ -147,6 +151,7 @@ class Platform:
         def ready() -> None:
             self.claim.publish(settings.PUBLIC_URL)
             on_ready()
+            self.sandbox_host.report(self.notify)
 
         host = self.host.replace(":", r"\:")
         server = Server(

@@ -11,14 +11,22 @@ import json
 import logging
 import subprocess
 import sys
+import threading
+import time
 from typing import TYPE_CHECKING, Any
 
+from apps.common.errors import LensError
+from apps.sandboxes.client import Sandboxd
+from apps.sandboxes.paths import sandboxd_socket
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 logger = logging.getLogger(__name__)
 CLEAN_ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 STOP_SECONDS = 3.0
+REPORT_SECONDS = 20.0
 
 
 class SandboxHost:
@@ -48,6 +56,29 @@ class SandboxHost:
     def running(self) -> bool:
         """Whether the process lives."""
         return self._process is not None and self._process.poll() is None
+
+    def report(self, say: Callable[[str], None]) -> None:
+        """Say, once it is known, whether this host can isolate, and what would help if not."""
+        threading.Thread(
+            target=self._report, args=(say,), name="lens-preflight", daemon=True
+        ).start()
+
+    def _report(self, say: Callable[[str], None]) -> None:
+        client = Sandboxd(sandboxd_socket(), timeout=REPORT_SECONDS)
+        deadline = time.monotonic() + REPORT_SECONDS
+        remedy = "the sandbox service does not run (see the messages above)"
+        while time.monotonic() < deadline and self.running():
+            try:
+                health = client.health()
+            except LensError:
+                time.sleep(0.2)
+                continue
+            remedy = "" if health["isolation"] != "unavailable" else str(health["remedy"])
+            break
+        if remedy:
+            say(f"Sandboxes are not available, tool calls will say so: {remedy}")
+        else:
+            say("Sandboxes are isolated by the kernel.")
 
     def stop(self) -> None:
         """Close the pipe and wait; what is left after three seconds is killed if it may be."""

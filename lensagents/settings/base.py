@@ -212,6 +212,7 @@ CELERY_TASK_IGNORE_RESULT = True
 CELERY_TIMEZONE = "UTC"
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_BROKER_CONNECTION_MAX_RETRIES = None  # a worker outlives any outage of its broker
 # Whoever enqueues never waits for a broker that is away: one attempt, and a bound on each answer. A
 # message that a dead worker had taken comes back after `visibility_timeout`; the sweep is sooner.
 REDIS_BROKER_OPTIONS = {

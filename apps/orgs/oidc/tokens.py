@@ -80,7 +80,8 @@ def verified(
                 "enforce_minimum_key_length": True,
             },
         )
-    except (jwt.InvalidTokenError, jwt.PyJWKError) as error:
+    # A published key may be any nonsense, of which the library raises more than its own errors.
+    except (jwt.PyJWTError, ValueError, TypeError, KeyError) as error:
         raise bad_answer(f"its ID token does not hold: {_plain(error)}") from None
     _check_audience(claims, client_id)
     _check_subject(claims.get("sub"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import signal
 import sys
 from typing import TYPE_CHECKING, Any
@@ -52,6 +54,7 @@ class Command(BaseCommand):
             raise CommandError(str(error)) from None
         finally:
             platform.stop()
+        leave()
 
     def services(self, options: dict[str, Any]) -> list[Service]:
         """What runs beside the web server, in the order of starting."""
@@ -71,6 +74,14 @@ class Command(BaseCommand):
         """One line for the person at the terminal, now."""
         self.stdout.write(text)
         self.stdout.flush()
+
+
+def leave() -> None:
+    """End now: everything is stopped, and taking a large interpreter apart takes seconds."""
+    atexit._run_exitfuncs()  # noqa: SLF001  they seal the audit spool
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def setup_url(token: str) -> str:
