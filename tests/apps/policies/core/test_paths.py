@@ -21,7 +21,7 @@ from apps.policies.core.paths import Ambiguous, canonical, segments
         ("/a/", "/a/"),
         ("/a/b.json?q=%2e%2e", "/a/b.json"),
         ("/a%20b", "/a b"),
-        ("/caf%C3%A9", "/café"),
+        ("/%C3%A9t%C3%A9", "/été"),
         ("/a%2ejson", "/a.json"),
         ("/.well-known/x", "/.well-known/x"),
         ("/..a/b..", "/..a/b.."),
