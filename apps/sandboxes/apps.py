@@ -8,4 +8,7 @@ class SandboxesConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from apps.sandboxes import authentication  # noqa: F401, PLC0415  registers `lnsb_` tokens
+        from apps.sandboxes import (  # noqa: PLC0415  models are ready only now
+            authentication,  # noqa: F401  registers `lnsb_` tokens
+            spools,  # noqa: F401  names the owners of spool folders
+        )
