@@ -35,7 +35,7 @@ _TITLES = {
     LayerKind.AGENT: "the agent policy",
     LayerKind.DELEGATION: "the delegation scope",
 }
-_CACHE_SIZE = 512
+_CACHE_SIZE = 1024
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -117,7 +117,7 @@ _cache: dict[int, Compiled] = {}
 
 
 def compiled(bundle: Bundle) -> Compiled:
-    """The compiled form of this very bundle object, made once and kept for the last few hundred."""
+    """The compiled form of this very bundle object, made once and kept for the next time."""
     entry = _cache.get(id(bundle))
     if entry is not None and entry.bundle is bundle:
         return entry

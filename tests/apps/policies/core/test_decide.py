@@ -76,6 +76,11 @@ def both(rules: Bundle, host: str = "a.x", port: int = 443) -> Decision:
 OPEN = domains(TEAM, ("*", ALLOW))
 
 
+@pytest.mark.parametrize("port", [1, 65535])
+def test_the_first_and_the_last_port_can_be_opened(port: int) -> None:
+    assert both(bundle(domains(TEAM, (f"a.x:{port}", ALLOW))), port=port).allowed
+
+
 def test_the_first_rule_that_matches_decides() -> None:
     rules = bundle(domains(TEAM, ("a.x", DENY), ("*.x", ALLOW), ("*", ASK)))
     assert both(rules, "a.x").action is DENY

@@ -12,6 +12,7 @@ from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, TypeVar
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -310,7 +311,8 @@ TOOLS = tuple(
 dice = st.integers(0, 2**32).map(Dice)
 # Every bundle meets a thinned grid of requests, another one each time; 13 divides no axis of it.
 samples = st.integers(0, 12).map(lambda start: REQUESTS[start::13])
-many = settings(max_examples=250, deadline=None)
+pytestmark = pytest.mark.slow  # hundreds of policies meet a grid of requests
+many = settings(max_examples=250)
 
 
 @many

@@ -183,7 +183,7 @@ def naive_http(method: str, glob: str | None, *, wide: bool) -> set[tuple[str, t
     }
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(http_rules, max_size=4))
 def test_http_rules_against_brute_force(rules: list[tuple[str, str | None, Action]]) -> None:
     expected = []
@@ -218,7 +218,7 @@ def naive_tool(glob: str, tier: str | None) -> set[tuple[str, str]]:
     return {pair for pair in itertools.product(TOOLS, tiers) if naive_name(glob, pair[0])}
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(tool_rules, max_size=5))
 def test_tool_rules_against_brute_force(rules: list[tuple[str, Action, str | None]]) -> None:
     expected = []

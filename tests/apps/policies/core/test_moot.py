@@ -6,7 +6,7 @@ import itertools
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from apps.policies.core.decide import evaluate
@@ -137,7 +137,6 @@ patterns = st.builds(lambda body, port: body + port, bodies, st.sampled_from([""
 rule_lists = st.lists(st.tuples(patterns, st.sampled_from([ALLOW, ASK, DENY])), max_size=4)
 
 
-@settings(deadline=None)
 @given(rule_lists, patterns)
 def test_domain_rules_against_the_evaluator(
     ceiling: list[tuple[str, Action]], pattern: str
@@ -155,7 +154,6 @@ def test_domain_rules_against_the_evaluator(
         assert any(rule[1] is not DENY for rule in ceiling)
 
 
-@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(

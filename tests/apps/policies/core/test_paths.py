@@ -116,6 +116,12 @@ def test_ambiguous_paths_have_no_reading(word: str, target: str) -> None:
         assert word in found.reason
 
 
+def test_the_limits_themselves_are_fine() -> None:
+    assert canonical("/a" * 256) == "/a" * 256
+    assert canonical("/" + "a" * 16_383) == "/" + "a" * 16_383
+    assert isinstance(canonical("/" + "a" * 16_384), Ambiguous)
+
+
 def test_case_is_kept() -> None:
     assert canonical("/Admin") == "/Admin"
 
