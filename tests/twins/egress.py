@@ -79,6 +79,7 @@ class EgressTwin:
         upstream_ca_file: Path | None = None,
         limits: Limits | None = None,
     ) -> None:
+        self._marked = 0
         self.spool_dir = folder / "spool"
         self.spool_dir.mkdir()
         self.broker = BrokerTwin(folder / "broker.sock")
@@ -152,15 +153,19 @@ class EgressTwin:
             time.sleep(0.02)
 
     def wait_for_event(self, seconds: float = 5.0, **wanted: object) -> dict[str, Any]:
-        """The newest event with these columns or metadata; waits for it."""
+        """The newest event since `mark` with these columns or metadata; waits for it."""
         until = time.monotonic() + seconds
         while True:
-            for event in self.events()[::-1]:
+            for event in self.events()[self._marked :][::-1]:
                 flat = {**event["metadata"], **event}
                 if all(flat.get(key) == value for key, value in wanted.items()):
                     return event
             assert time.monotonic() < until, f"no audit event with {wanted}: {self.events()[-5:]}"
             time.sleep(0.02)
+
+    def mark(self) -> None:
+        """From here on `wait_for_event` looks at later events only."""
+        self._marked = len(self.events())
 
     def memory_kb(self, name: str = "VmRSS") -> int:
         """A memory figure of the proxy's process in kB."""

@@ -169,10 +169,9 @@ class UpstreamTwin:
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     def reset(self) -> None:
-        """Forget what was seen."""
-        self.seen.clear()
-        self.raw.clear()
-        self.opened = 0
+        """End every connection and start anew; what still comes over old ones is not recorded."""
+        self.drop()
+        self.seen, self.raw, self.opened = [], bytearray(), 0
 
     def _remember_name(self, sock: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
         self._sni[id(sock)] = name
@@ -187,7 +186,7 @@ class UpstreamTwin:
             threading.Thread(target=self._serve, args=(conn, self.opened), daemon=True).start()
 
     def _serve(self, conn: socket.socket, number: int) -> None:
-        sock = conn
+        sock, seen, raw = conn, self.seen, self.raw
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
             if self._context is not None:
@@ -196,7 +195,7 @@ class UpstreamTwin:
             sock.settimeout(60)
             with self._lock:
                 self._open.add(sock)
-            self._requests(sock, number)
+            self._requests(sock, number, seen, raw)
         except (OSError, ValueError, EOFError):
             pass
         finally:
@@ -204,17 +203,19 @@ class UpstreamTwin:
                 self._open.discard(sock)
             sock.close()
 
-    def _requests(self, sock: socket.socket, number: int) -> None:
-        stream = _Stream(sock, self.raw)
+    def _requests(
+        self, sock: socket.socket, number: int, requests: list[Seen], raw: bytearray
+    ) -> None:
+        stream = _Stream(sock, raw)
         while True:
             head = stream.until(b"\r\n\r\n")
             seen = Seen(head, b"", self._sni.get(id(sock)), number)
             if seen.target.startswith("/early"):
-                self.seen.append(seen)
+                requests.append(seen)
                 sock.sendall(_response(413, b"too large", "Connection: close"))
                 return
             seen.body = _body(stream, seen)
-            self.seen.append(seen)
+            requests.append(seen)
             for part in self.answer(seen):
                 sock.sendall(part)
             if ("connection", "close") in seen.headers or seen.target.startswith("/close"):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import socket
-import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -40,28 +39,23 @@ class Broker:
     def __init__(self, config: EgressConfig) -> None:
         self._config = config
         self._values: dict[tuple[str, str], tuple[str, float]] = {}
-        self._lock = threading.Lock()
 
     def value(self, credential_id: str, host: str) -> str:
         """The value for a request to `host`; raises BrokerAwayError or BrokerRefusedError."""
         key = (credential_id, host)
-        known = self._values.get(key)
+        values = self._values
+        known = values.get(key)
         if known and known[1] > time.monotonic():
             return known[0]
-        # One question at a time: a burst of requests for a new credential asks once.
-        with self._lock:
-            known = self._values.get(key)
-            if known and known[1] > time.monotonic():
-                return known[0]
-            self._values.pop(key, None)
-            value, seconds = self._ask(credential_id, host)
-            self._values[key] = (value, time.monotonic() + min(seconds, MOST_SECONDS))
-            return value
+        values.pop(key, None)
+        value, seconds = self._ask(credential_id, host)
+        # Into the memory we looked into: an answer to a question from before `forget` is not kept.
+        values[key] = (value, time.monotonic() + min(seconds, MOST_SECONDS))
+        return value
 
     def forget(self) -> None:
-        """Drop every value: the policy changed."""
-        with self._lock:
-            self._values.clear()
+        """Drop every value: the policy changed. Never waits for a question under way."""
+        self._values = {}
 
     def _ask(self, credential_id: str, host: str) -> tuple[str, float]:
         try:

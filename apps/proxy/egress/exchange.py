@@ -163,6 +163,7 @@ class Exchange:
 
     def _forward(self, head: bytes, injected: Injected | None) -> bool:
         needles = injected.needles if injected else ()
+        self._wire.sock.settimeout(self._limits.stall)
         upstream, answer = self._round_trip(head, needles)
         try:
             keep_alive = self._asked.head.keep_alive and not self._body_left
@@ -250,7 +251,6 @@ class Exchange:
         try:
             if head.expects_continue and not self._wire.pending:
                 self._wire.sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
-            self._wire.sock.settimeout(self._limits.stall)
             yield from body.read(self._wire, head.body)
         except (EndedError, OSError):
             raise ClientGoneError(

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING
 
 from apps.policies import codec
 from apps.policies.core.decide import decide
+from apps.policies.types import ConnectRequest
 
 if TYPE_CHECKING:
-    from apps.policies.types import Bundle, ConnectRequest, Decision, HttpRequest
+    from apps.policies.types import Bundle, Decision, HttpRequest
 
     State = tuple[Bundle | None, dict[ConnectRequest | HttpRequest, Decision]]
 
 _MOST_KNOWN = 512
+_LONGEST_KNOWN = 512
 
 
 class StaleBundleError(Exception):
@@ -57,7 +59,9 @@ class Gate:
         bundle, known = self._state
         decision = known.get(request)
         if decision is None:
+            decision = decide(bundle, request)
             if len(known) >= _MOST_KNOWN:
                 known.clear()
-            decision = known[request] = decide(bundle, request)
+            if isinstance(request, ConnectRequest) or len(request.target) <= _LONGEST_KNOWN:
+                known[request] = decision
         return decision

@@ -42,7 +42,6 @@ _MAX_FIELDS = 200
 _SINGLE = frozenset(
     {
         "authorization",
-        "connection-upgrade",
         "content-length",
         "content-type",
         "expect",

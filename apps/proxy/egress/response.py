@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import select
+import time
 from typing import TYPE_CHECKING
 
 from apps.proxy.egress import body, scrub
@@ -48,9 +49,8 @@ def receive(
     Raises SilentError, ClientGoneError when the agent leaves meanwhile, or RefusedError: 504
     without an answer in time, 502 for what is no answer.
     """
-    _await(upstream, client, limits.answer)
     for _ in range(_MOST_INTERIM):
-        response = _one_head(upstream, method, limits, needles)
+        response = _one_head(upstream, client, method, limits, needles)
         if response.status == 101:
             break
         if response.status >= 200:
@@ -59,22 +59,15 @@ def receive(
     raise RefusedError(Answer(502, "upstream_failed", "the upstream answered out of turn"))
 
 
-def _await(upstream: Upstream, client: socket.socket, seconds: float) -> None:
-    """Wait for the first bytes of an answer, but not for an agent that has left."""
-    poller = select.poll()
-    poller.register(upstream.sock, select.POLLIN)
-    poller.register(client, select.POLLRDHUP)
-    ready = poller.poll(seconds * 1000)
-    if not ready:
-        raise RefusedError(_NO_ANSWER)
-    if all(descriptor != upstream.sock.fileno() for descriptor, _ in ready):
-        raise ClientGoneError("the agent's side closed before the answer came")
-
-
 def _one_head(
-    upstream: Upstream, method: str, limits: Limits, needles: tuple[bytes, ...]
+    upstream: Upstream,
+    client: socket.socket,
+    method: str,
+    limits: Limits,
+    needles: tuple[bytes, ...],
 ) -> ResponseHead:
     try:
+        _await(upstream, client, limits.answer)
         raw = upstream.wire.head(limits.answer, limits.head)
         return parse_response(scrub.mask(raw, needles) if needles else raw, method)
     except TimeoutError:
@@ -83,10 +76,27 @@ def _one_head(
         raise RefusedError(Answer(502, "upstream_failed", error.message, error.code)) from None
     except (EndedError, OSError):
         if upstream.wire.pending:
-            raise RefusedError(
-                Answer(502, "upstream_failed", "the upstream's answer broke off")
-            ) from None
+            answer = Answer(502, "upstream_failed", "the upstream's answer broke off")
+            raise RefusedError(answer) from None
         raise SilentError from None
+
+
+def _await(upstream: Upstream, client: socket.socket, seconds: float) -> None:
+    """Wait for the first bytes of an answer, but not for an agent that has left.
+
+    A readable TLS connection may hold no more than session tickets, so it is read to find out.
+    """
+    until = time.monotonic() + seconds
+    poller = select.poll()
+    poller.register(upstream.sock, select.POLLIN)
+    poller.register(client, select.POLLRDHUP)
+    while not upstream.wire.pending:
+        ready = poller.poll(max(0, until - time.monotonic()) * 1000)
+        if not ready:
+            raise TimeoutError
+        if all(descriptor != upstream.sock.fileno() for descriptor, _ in ready):
+            raise ClientGoneError("the agent's side closed before the answer came")
+        upstream.wire.read_ready()
 
 
 def _check_coding(response: ResponseHead, needles: tuple[bytes, ...]) -> None:

@@ -9,30 +9,42 @@ whatever its `Content-Type` says. What escapes is told in docs/egress.md.
 from __future__ import annotations
 
 import base64
+import html
 import json
+import re
 import urllib.parse
 
 # A shorter secret would match by accident; such credentials need path rules.
 SHORTEST = 16
 _MASK = b"*"
+_ESCAPE = re.compile("%[0-9A-F]{2}")
 
 
 def forms(value: str, *rendered: str) -> tuple[bytes, ...]:
     """The byte strings under which a secret may come back, longest first.
 
-    `rendered` are other strings that carry it (the base64 of `basic`). Each counts raw, percent-
-    and JSON-escaped, and as base64 in all three alignments.
+    `rendered` are other strings that carry it (the base64 of `basic`). Each counts raw, escaped for
+    URLs, JSON (as Python, PHP and Go write it) and HTML, and as base64 in all three alignments.
     """
     found: set[bytes] = set()
     for text in (value, *rendered):
-        found |= {
-            text.encode(),
-            urllib.parse.quote(text, safe="").encode(),
-            urllib.parse.quote_plus(text).encode(),
-            json.dumps(text)[1:-1].encode(),
-            *_base64_cores(text.encode()),
-        }
+        found |= {form.encode() for form in (text, *_escaped(text))}
+        found |= set(_base64_cores(text.encode()))
     return tuple(sorted((form for form in found if len(form) >= SHORTEST), key=len, reverse=True))
+
+
+def _escaped(text: str) -> list[str]:
+    quoted = [urllib.parse.quote(text, safe=safe) for safe in ("", "/")]
+    quoted += [urllib.parse.quote_plus(text)]
+    written = json.dumps(text)[1:-1]
+    return [
+        *quoted,
+        *(_ESCAPE.sub(lambda match: match[0].lower(), form) for form in quoted),
+        written,
+        written.replace("/", "\\/"),
+        written.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"),
+        html.escape(text),
+    ]
 
 
 def _base64_cores(secret: bytes) -> list[bytes]:

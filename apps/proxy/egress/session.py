@@ -31,7 +31,6 @@ from apps.proxy.egress.tls.hello import HelloError
 from apps.proxy.egress.wire import EndedError, Wire, linger
 
 if TYPE_CHECKING:
-    from apps.policies.types import Decision
     from apps.proxy.egress.head import Authority, RequestHead
     from apps.proxy.egress.lines import Line
     from apps.proxy.egress.plane import Plane
@@ -134,7 +133,7 @@ class Session(HttpProtocolHandler):
         elif self._wire.pending:
             self._close_with(_EARLY, record)
         elif decision.action is Action.DIRECT:
-            self._direct(authority, request, decision, record)
+            self._direct(authority, request, record)
         else:
             self._intercept(authority, record)
 
@@ -163,48 +162,46 @@ class Session(HttpProtocolHandler):
             return
         self._requests(authority)
 
-    def _direct(
-        self, authority: Authority, request: ConnectRequest, decision: Decision, record: Record
-    ) -> None:
+    def _direct(self, authority: Authority, request: ConnectRequest, record: Record) -> None:
         """Open a tunnel whose bytes are not read, once the ClientHello named the same host."""
-        record.rule, record.layer, record.reason = (
-            decision.rule,
-            decision.layer.value,
-            decision.reason,
-        )
         self._line.needs = (Action.DIRECT,)
-        self._line.asked = request
         record.result = "failure"
         try:
+            self._judge(request, record)
             self._tunnel(authority, record)
             record.result = "success"
         except HelloError as error:
             record.result, record.reason = "denied", str(error)
         except RefusedError as refused:
-            record.result, record.reason = "error", refused.answer.reason
-            record.status = refused.answer.status
+            record.result = "denied" if refused.answer.denied else "error"
+            record.status, record.reason = refused.answer.status, refused.answer.reason
         except (EndedError, OSError, LineCutError):
             record.reason = CUT if self._line.dead else "the tunnel broke off"
         finally:
             self._line.asked = None
             self._plane.auditor.emit(record)
 
+    def _judge(self, request: ConnectRequest, record: Record) -> None:
+        """Decide on a direct tunnel where a policy change can reach it; raises RefusedError."""
+        self._line.asked = request
+        decision = self._plane.gate.decide(request)
+        record.rule, record.layer = decision.rule, decision.layer.value
+        record.reason = decision.reason
+        if decision.action is not Action.DIRECT:
+            raise RefusedError(answers.of_decision(decision))
+
     def _tunnel(self, authority: Authority, record: Record) -> None:
         sock = self._wire.sock
         sock.settimeout(self._limits.handshake)
         sock.sendall(_ESTABLISHED)
-
-        def judge(addresses: tuple[str, ...]) -> None:
-            asked = ConnectRequest(authority.host, authority.port, addresses)
-            self._line.asked = asked
-            decision = self._plane.gate.decide(asked)
-            if decision.action is not Action.DIRECT:
-                raise RefusedError(answers.of_decision(decision))
-
         first, name = tunnel.read_hello(self._wire)
         if name != authority.host:
             raise HelloError("the TLS server name differs from the CONNECT host")
-        upstream, _ = self._plane.dialer.connect(self._line, authority, judge)
+        upstream, _ = self._plane.dialer.connect(
+            self._line,
+            authority,
+            lambda ips: self._judge(ConnectRequest(authority.host, authority.port, ips), record),
+        )
         try:
             sock.settimeout(self._limits.stall)
             upstream.settimeout(self._limits.stall)

@@ -25,11 +25,7 @@ _CHECKED = 1024
 
 
 class EndedError(Exception):
-    """The peer closed the connection; `clean` when nothing was cut in half."""
-
-    def __init__(self, *, clean: bool) -> None:
-        super().__init__("the connection ended")
-        self.clean = clean
+    """The peer closed the connection."""
 
 
 class Wire:
@@ -81,6 +77,12 @@ class Wire:
         self._start = at + len(_END)
         return head
 
+    def read_ready(self) -> None:
+        """Read what is there without waiting; raises EndedError or OSError."""
+        self.sock.settimeout(0)
+        with contextlib.suppress(BlockingIOError, ssl.SSLWantReadError):
+            self._fill()
+
     def line(self, limit: int) -> bytes:
         """The next line without its CRLF; raises EndedError, or HeadError above `limit` bytes."""
         while (at := self._buffer.find(b"\n", self._start, self._end)) < 0:
@@ -110,7 +112,7 @@ class Wire:
             self._compact()
         count = self.sock.recv_into(self._view[self._end :])
         if not count:
-            raise EndedError(clean=self._start == self._end)
+            raise EndedError
         self._end += count
 
     def _compact(self) -> None:

@@ -266,4 +266,5 @@ def rig(session_rig: Rig) -> Rig:
     """The rig with nothing seen yet; one process serves the whole session."""
     for upstream in (session_rig.up, session_rig.plain, session_rig.stranger):
         upstream.reset()
+    session_rig.egress.mark()
     return session_rig

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import html
 import itertools
 import json
+import re
 import urllib.parse
 
 import pytest
@@ -46,7 +48,10 @@ def test_no_encoded_form_passes(secret: str, before: bytes, after: bytes, cuts: 
     encoded = [
         secret.encode(),
         urllib.parse.quote(secret, safe="").encode(),
+        re.sub("%..", lambda match: match[0].lower(), urllib.parse.quote_plus(secret)).encode(),
         json.dumps(secret).encode(),
+        json.dumps(secret).replace("/", "\\/").encode(),
+        html.escape(secret).encode(),
         base64.b64encode(before + secret.encode() + after),
         base64.urlsafe_b64encode(before + secret.encode() + after),
     ]
