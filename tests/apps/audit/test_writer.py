@@ -15,6 +15,7 @@ from django.db import OperationalError
 
 from apps.audit import sources
 from apps.audit import writer as writing
+from apps.audit.bulk import insert_new
 from apps.audit.models import AuditEvent
 from apps.audit.spool import Spool
 from apps.audit.writer import AuditWriter
@@ -308,3 +309,31 @@ def test_the_thread_makes_events_visible_within_two_seconds(tmp_path: Path) -> N
     assert not thread.is_alive()
     assert worst < 2.0
     assert AuditEvent.objects.count() == 6  # what came last was drained
+
+
+@pytest.mark.slow  # waits for a thread that polls
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("error", [OperationalError("away"), RuntimeError("a bug"), OSError("io")])
+def test_the_thread_outlives_every_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    failures = [error, error]
+
+    def insert(rows: list[AuditEvent]) -> None:
+        if failures:
+            raise failures.pop()
+        insert_new(rows)
+
+    monkeypatch.setattr(writing, "insert_new", insert)
+    Spool(tmp_path / "control").emit(an_event(None))
+    stop = threading.Event()
+    thread = threading.Thread(target=AuditWriter(tmp_path).run, args=(stop,))
+    thread.start()
+    try:
+        ends = time.monotonic() + 15
+        while not AuditEvent.objects.exists() and time.monotonic() < ends:
+            time.sleep(0.05)
+    finally:
+        stop.set()
+        thread.join(20)
+    assert AuditEvent.objects.count() == 1

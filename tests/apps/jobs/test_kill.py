@@ -102,12 +102,12 @@ def test_embedded_a_killed_process_loses_no_job(tmp_path: Path) -> None:
     for kill in range(KILLS):
         with process([*MAIN, str(log), "work"], env) as child:
             goal = (kill + 1) * JOBS // (KILLS + 2)
-            wait_for(partial(has_finished, log, goal), 60, "no progress")
+            wait_for(partial(has_finished, log, goal), 120, "no progress")
             child.send_signal(signal.SIGKILL)
             child.wait(10)
     assert len(finished(log)) < JOBS
     with process([*MAIN, str(log), "work"], env) as child:
-        wait_for(lambda: len(finished(log)) == JOBS, 60, "a job was lost")
+        wait_for(lambda: len(finished(log)) == JOBS, 120, "a job was lost")
         wait_for(lambda: sqlite_states(tmp_path) == {"done": JOBS}, 30, "a row does not say done")
         assert child.stdin
         child.stdin.close()
@@ -139,14 +139,14 @@ def test_server_killed_workers_lose_no_job(tmp_path: Path) -> None:
         run([*MAIN, str(log), "enqueue", str(JOBS)], env)
         for kill in range(KILLS):
             goal = (kill + 1) * JOBS // (KILLS + 2)
-            wait_for(partial(has_finished, log, goal), 60, "no progress")
+            wait_for(partial(has_finished, log, goal), 120, "no progress")
             victim = workers.pop(random.randrange(2))  # noqa: S311  any of them
             victim.send_signal(signal.SIGKILL)
             victim.wait(10)
             workers.append(stack.enter_context(process(worker, env)))
         with redis.Redis.from_url(env["LENS_REDIS_URL"]) as broker:
             broker.delete("celery")  # every bell that waits is lost
-        wait_for(lambda: len(finished(log)) == JOBS, 90, "a job was lost")
+        wait_for(lambda: len(finished(log)) == JOBS, 120, "a job was lost")
         url = env["LENS_DATABASE_URL"]
         wait_for(lambda: postgres_states(url) == {"done": JOBS}, 30, "a row does not say done")
     starts = Counter(line.split()[1] for line in log.read_text().splitlines() if "start" in line)
