@@ -23,6 +23,7 @@ from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.server.transport_security import TransportSecuritySettings
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
 from apps.common.errors import LensError, Unauthenticated
 from apps.mcp.catalog import catalog_of
@@ -43,7 +44,9 @@ if TYPE_CHECKING:
     Send = Callable[[Message], Awaitable[None]]
 
 MAX_BODY = 4 * 1024 * 1024
+MAX_SESSIONS = 100
 VERSION = "0.1.0"
+TOO_MANY = f"This token has {MAX_SESSIONS} open sessions. End some, or let them idle out."
 _ONCE = (b"host", b"origin", b"authorization", b"mcp-session-id")
 _KINDS = (PrincipalKind.AGENT, PrincipalKind.SUBAGENT, PrincipalKind.USER)
 
@@ -67,6 +70,12 @@ class Host:
     async def ready(self) -> None:
         """Return when requests can be served; raise what kept the manager from starting."""
         await asyncio.shield(self._started)
+
+    def crowded(self, principal: Principal) -> bool:
+        """Whether this token has as many sessions as it may, so that none takes all of them."""
+        owners = self.manager._session_owners  # noqa: SLF001  the SDK bounds only the sum
+        mine = str(principal.token_id)
+        return sum(owner["client_id"] == mine for owner in owners.values()) >= MAX_SESSIONS
 
     async def _serve(self) -> None:
         try:
@@ -105,6 +114,9 @@ class Endpoint:
 
     async def _serve(self, caller: Caller, scope: Message, receive: Receive, send: Send) -> None:
         host = await self._ready_host()
+        if _opens_session(scope) and host.crowded(caller.principal):
+            await _send_error(send, 429, "too_many_sessions", TOO_MANY)
+            return
         reply = _Reply(send)
         current_catalog.set(caller.catalog)
         inner = {**scope, SCOPE_KEY: caller, "user": _owner(caller.principal)}
@@ -171,6 +183,15 @@ def _transport_problem(headers: dict[bytes, bytes]) -> tuple[int, str, str] | No
     if scheme not in ("http", "https") or not _is_ours(rest):
         return 403, "origin_not_allowed", "Requests from pages of that origin are not served."
     return None
+
+
+def _opens_session(scope: Message) -> bool:
+    """Whether the SDK would open a session for this request: of an old era, and in none yet."""
+    headers = dict(scope["headers"])
+    if b"mcp-session-id" in headers or scope["method"] != "POST":
+        return False
+    version = headers.get(b"mcp-protocol-version", b"").decode("latin-1")
+    return not version or version in HANDSHAKE_PROTOCOL_VERSIONS
 
 
 def _is_ours(host: str) -> bool:

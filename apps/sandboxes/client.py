@@ -118,10 +118,6 @@ class Sandboxd:
         """Replace the policy bundle; the version that the proxy now applies."""
         return int(self._call("PUT", f"/v1/sandboxes/{sandbox_id}/bundle", bundle)["applied"])
 
-    def cut(self, sandbox_id: uuid.UUID) -> None:
-        """Close every connection that is open through the sandbox's proxy."""
-        self._call("POST", f"/v1/sandboxes/{sandbox_id}/cut")
-
     def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         connection = _UnixConnection(self._path, self._timeout)
         payload = None if body is None else json.dumps(body, separators=(",", ":")).encode()

@@ -45,7 +45,7 @@ class Driver(Protocol):
         ...
 
     def apply(self, sandbox_id: uuid.UUID, bundle: dict[str, Any]) -> None:
-        """Let its proxy decide by `bundle` from now on, and close what the old one had let open."""
+        """Let its proxy decide by `bundle` from now on, and end what that does not allow."""
         ...
 
     def states(self) -> dict[str, str]:

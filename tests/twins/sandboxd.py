@@ -46,7 +46,6 @@ class Box:
     folder: Path
     running: set[subprocess.Popen[bytes]] = field(default_factory=set)
     bundles: list[dict[str, Any]] = field(default_factory=list)
-    cuts: int = 0
     takes_bundles: bool = True
 
     def kill(self) -> None:
@@ -164,9 +163,6 @@ def _on_box(box: Box, operation: str, body: dict[str, Any], gone: Any) -> dict[s
     if operation == "bundle":
         box.bundles.append(body)
         return {"applied": body["version"]}
-    if operation == "cut":
-        box.cuts += 1
-        return {}
     if operation == "exec":
         return _exec(box, body, gone)
     if operation == "fetch":

@@ -12,6 +12,7 @@ import pytest
 
 from apps.agents import services as agents
 from apps.common import clock
+from apps.mcp import asgi
 from apps.orgs import services as orgs
 from apps.sandboxes.models import Sandbox
 from tests.apps.mcp.conftest import in_thread
@@ -222,6 +223,23 @@ async def test_a_session_belongs_to_its_token(edge: Edge) -> None:
         nobody = {**mine, "Authorization": ""}
         assert (await client.post(edge.url, headers=nobody, json=LIST)).status_code == 401
         assert (await client.post(edge.url, headers=mine, json=LIST)).status_code == 200
+
+
+async def test_no_token_takes_all_sessions(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asgi, "MAX_SESSIONS", 3)
+    other = await in_thread(edge.other_agent, ("*",))
+    async with http() as client:
+        sessions = [await opened(edge, client, edge.token) for _ in range(3)]
+        headers = {"Authorization": f"Bearer {edge.token}", "Accept": ACCEPT}
+        reply = await client.post(edge.url, headers=headers, json=LIST)
+        assert (reply.status_code, reply.json()["error"]) == (429, "too_many_sessions")
+        assert (await client.post(edge.url, headers=sessions[0], json=LIST)).status_code == 200
+        modern_one = modern_headers(edge, "tools/list")
+        reply = await client.post(edge.url, headers=modern_one, json=modern("tools/list"))
+        assert reply.status_code == 200
+        await opened(edge, client, other)
+        assert (await client.delete(edge.url, headers=sessions[0])).status_code == 200
+        await opened(edge, client, edge.token)
 
 
 @pytest.mark.parametrize(("end", "code"), ENDS)

@@ -66,7 +66,6 @@ def test_the_control_calls(twin: SandboxdTwin) -> None:
     assert client.health()["sandboxes"] == 1
     assert client.states() == {str(name): "ready"}
     assert client.put_bundle(name, BUNDLE) == 7
-    client.cut(name)
     client.delete(name)
     client.delete(name)
     assert client.states() == {}
