@@ -255,6 +255,11 @@ def request(host: str, target: str, *fields: str, method: str = "GET", body: byt
     return "\r\n".join(lines).encode("latin-1") + body
 
 
+def raw(*lines: str) -> bytes:
+    """A head of these lines, as they are."""
+    return "\r\n".join((*lines, "", "")).encode("latin-1")
+
+
 @pytest.fixture(scope="session")
 def session_rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     with ExitStack() as stack:

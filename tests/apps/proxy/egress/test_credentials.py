@@ -46,7 +46,7 @@ def policy(rig: Rig, *first: DomainRule, bindings: tuple[Binding, ...] = ()) -> 
 def test_injection_replaces_what_the_agent_sent(
     rig: Rig, host: str, field: str, value: str
 ) -> None:
-    reply = rig.get(host, "/echo", *OWN)
+    reply = rig.get(host, "/echo", *OWN, "Accept-Encoding: gzip, br")
     assert reply.status == 200
     (seen,) = rig.up.seen
     assert seen.header(field) == value

@@ -7,7 +7,6 @@ import hashlib
 import http.client
 import json
 import ssl
-import subprocess
 import time
 from typing import TYPE_CHECKING
 
@@ -320,17 +319,6 @@ def test_python_http_client(rig: Rig) -> None:
     connection.request("POST", "/open/x", body=iter([b"a" * 1000, b"b"]), encode_chunked=True)
     assert json.loads(connection.getresponse().read())["size"] == 1001
     connection.close()
-
-
-@pytest.mark.parametrize("arguments", [(), ("--http2",), ("--http1.0",), ("-d", "a=b")])
-def test_curl(rig: Rig, arguments: tuple[str, ...]) -> None:
-    command = ["curl", "-sS", "--max-time", "10", "-x", f"http://127.0.0.1:{rig.egress.port}"]
-    command += ["--cacert", str(rig.egress.ca_file), *arguments, f"https://{H}/open/x"]
-    done = subprocess.run(command, capture_output=True, check=False, text=True)  # noqa: S603
-    assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout)
-    # HTTP/1.0 cannot say where a body of unknown length ends, so it is refused with a reason
-    assert said.get("target") == "/open/x" or said["rule"] == "http_version"
 
 
 def test_the_certificate_names_the_host_and_nothing_else(rig: Rig) -> None:
