@@ -35,6 +35,7 @@ def run(fds: list[int], identity: Identity) -> NoReturn:
         _confine(fds, identity)
         message, received = ipc.receive(requests, None)
         requests.close()
+        _tell(status, {"began": True})
         descriptor, *streams = received
         _place(streams)
         syscalls.close_all_but({0, 1, 2, status.fileno(), descriptor})

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from apps.sandboxes.harness.sandbox import Prepared, Sandbox
 
 _CHUNK = 128 * 1024
+_TRIES = 3
 _DRAIN_SECONDS = 0.25  # after the job's end, for what a background child keeps open
 _DEATH_SECONDS = 5.0  # from the kill to the news of the end
 _ENDED = select.POLLIN | select.POLLHUP | select.POLLERR
@@ -110,17 +111,20 @@ def run(
     start, ClientGoneError.
     """
     started = time.monotonic()
-    prepared = sandbox.take()
-    try:
-        with _Pipes() as pipes:
-            pipes.hand_over(prepared, kind, request, content)
-            if refill:
-                sandbox.refill()
-            watch = _Watch(sandbox, prepared, pipes, limit, client)
-            watch.until_end(started + timeout)
-        outcome = watch.outcome()
-    finally:
-        sandbox.release(prepared)
+    for attempt in range(1, _TRIES + 1):
+        prepared = sandbox.take()
+        try:
+            with _Pipes() as pipes:
+                pipes.hand_over(prepared, kind, request, content)
+                if refill:
+                    sandbox.refill()
+                watch = _Watch(sandbox, prepared, pipes, limit, client)
+                watch.until_end(started + timeout)
+        finally:
+            sandbox.release(prepared)
+        if attempt == _TRIES or not watch.never_began:
+            break
+    outcome = watch.outcome()
     outcome.duration_ms = round((time.monotonic() - started) * 1000, 3)
     return outcome
 
@@ -143,6 +147,7 @@ class _Watch:
         self.ordered = tuple(self.streams.values())
         self.client = client
         self.end: dict[str, Any] | None = None
+        self.began = False
         self.timed_out = False
         self.gone = False
         self.poll = select.poll()
@@ -181,8 +186,12 @@ class _Watch:
                 self.poll.unregister(descriptor)
                 del self.streams[descriptor]
         elif descriptor == self.status.fileno():
-            self.poll.unregister(descriptor)
-            self.end = self._read_status()
+            message = self._read_status()
+            if "began" in message:
+                self.began = True
+            else:
+                self.poll.unregister(descriptor)
+                self.end = message
         elif events & _HUNG_UP:
             self.poll.unregister(descriptor)
             self.gone = True
@@ -194,6 +203,12 @@ class _Watch:
             return {"error": "sandbox_stopped"}
         ipc.close_all(fds)
         return message
+
+    @property
+    def never_began(self) -> bool:
+        """The child died before it took its job (an agent may kill it), so another one may."""
+        died = self.end is not None and "error" not in self.end
+        return died and not self.began and not self.timed_out and not self.gone
 
     def outcome(self) -> Outcome:
         """The result, or the error that took its place."""

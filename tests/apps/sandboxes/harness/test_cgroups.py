@@ -1,0 +1,138 @@
+"""Control groups. Version 2's layout is checked on a folder of the same shape; the rest is real."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from apps.sandboxes.harness import cgroups
+from apps.sandboxes.harness.cgroups import Groups, Hierarchy
+from apps.sandboxes.harness.config import Limits
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+LIMITS = Limits(memory_bytes=64 << 20, pids=20, cpu_percent=150)
+
+
+def tree(path: Path, files: tuple[str, ...]) -> Path:
+    path.mkdir(parents=True)
+    for name in files:
+        (path / name).write_text("")
+    return path
+
+
+def test_limits_of_version_2(tmp_path: Path) -> None:
+    base = tree(tmp_path / "base", ("cgroup.procs",))
+    group = Hierarchy(2, frozenset({"memory", "pids", "cpu"}), base)
+    made = tree(base / "box", ())
+    cgroups._set_limits(group, made, LIMITS)
+    assert {p.name: p.read_text() for p in made.iterdir()} == {
+        "memory.max": str(64 << 20),
+        "memory.swap.max": "0",
+        "pids.max": "20",
+        "cpu.max": "150000 100000",
+    }
+
+
+def test_limits_of_version_1(tmp_path: Path) -> None:
+    for controller in ("memory", "pids", "cpu"):
+        made = tree(tmp_path / controller, ())
+        cgroups._set_limits(Hierarchy(1, frozenset({controller}), tmp_path), made, LIMITS)
+    found = {p.name: p.read_text() for p in tmp_path.glob("*/*")}
+    assert found == {
+        "memory.limit_in_bytes": str(64 << 20),
+        "memory.memsw.limit_in_bytes": str(64 << 20),
+        "pids.max": "20",
+        "cpu.cfs_quota_us": "150000",
+    }
+
+
+def test_without_a_share_of_the_processor_none_is_set(tmp_path: Path) -> None:
+    cgroups._set_limits(Hierarchy(2, frozenset({"cpu"}), tmp_path), tmp_path, Limits())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_best_place_for_killing() -> None:
+    old = Hierarchy(1, frozenset({"pids"}), Path("/old"))
+    memory = Hierarchy(1, frozenset({"memory"}), Path("/memory"))
+    new = Hierarchy(2, frozenset(), Path("/new"))
+    assert Groups([old, memory, new]).killing is new
+    assert Groups([memory, old]).killing is old
+    assert Groups([memory]).killing is None
+    assert not Groups([memory]).complete
+    assert Groups([old, memory, new]).complete
+    assert Groups([old, memory, new]).has("memory") == "v1"
+
+
+@pytest.fixture(params=[1, 2])
+def hierarchy(request: pytest.FixtureRequest) -> Iterator[Hierarchy]:
+    """Real groups of our own, one hierarchy at a time."""
+    if os.geteuid() != 0:
+        pytest.skip("making control groups needs root")
+    name = f"lens-test-{os.getpid()}"
+    found = cgroups.discover(name)
+    wanted = [h for h in found if h.version == request.param and h.kills]
+    try:
+        if not wanted:
+            pytest.skip(f"this host has no version {request.param} that can kill")
+        yield wanted[0]
+    finally:
+        Groups(found).remove_leftovers()
+        Groups(found).remove()
+
+
+@pytest.mark.isolation
+def test_a_group_is_killed_whole(hierarchy: Hierarchy) -> None:
+    """However it forks: session leaders, orphans, a loop of forks."""
+    groups = Groups([hierarchy])
+    box = groups.create("box", LIMITS)
+    job = box.job()
+    assert job is not None
+    script = (
+        "echo 0 > $PROCS; sleep 301 & setsid sleep 302 & (setsid sleep 303 &); "
+        "while :; do (sleep 0.01 &); done"
+    )
+    environment = {"PATH": "/usr/bin:/bin", "PROCS": str(job.path / "cgroup.procs")}
+    process = subprocess.Popen(["/bin/sh", "-c", script], env=environment)  # noqa: S603 as above
+    deadline = time.monotonic() + 5
+    while len(cgroups.members(job.path)) < 4 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    job.kill()
+    assert process.wait(5) == -signal.SIGKILL
+    while cgroups.members(job.path) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert cgroups.members(job.path) == []
+    box.finished(job)
+    assert not job.path.exists()
+    box.remove()
+    assert [p for p in hierarchy.base.iterdir() if p.is_dir()] == []
+
+
+@pytest.mark.isolation
+def test_a_group_in_use_lingers_and_goes_later(hierarchy: Hierarchy) -> None:
+    box = Groups([hierarchy]).create("box", LIMITS)
+    job, other = box.job(), box.job()
+    assert job is not None
+    assert other is not None
+    process = subprocess.Popen(["/bin/sleep", "60"])
+    (job.path / "cgroup.procs").write_text(str(process.pid))
+    box.finished(job)
+    assert job.path.exists()
+    job.kill()
+    process.wait(5)
+    box.finished(other)
+    assert not job.path.exists()
+    box.remove()
+
+
+def test_paths_below_a_mount_that_shows_a_part() -> None:
+    assert cgroups._inside("/", "/a/b") == "a/b"
+    assert cgroups._inside("/a", "/a/b") == "b"
+    assert cgroups._inside("/docker/x", "/docker/x") == ""

@@ -1,0 +1,50 @@
+"""The environment of commands."""
+
+from __future__ import annotations
+
+import pytest
+
+from apps.common.errors import Invalid
+from apps.sandboxes.harness import env
+
+
+def test_the_default_is_frozen_and_layers_go_on_top() -> None:
+    with pytest.raises(TypeError):
+        env.DEFAULT["PATH"] = "/evil"  # type: ignore[index]  # that it cannot be set is the test
+    assert env.merged({"A": "1", "HOME": "/x"}, {"A": "2"})["A"] == "2"
+    assert env.DEFAULT["HOME"] == "/workspace"
+
+
+def test_every_client_is_sent_to_the_proxy_and_trusts_the_authority() -> None:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        assert env.DEFAULT[name] == env.DEFAULT[name.lower()] == "http://127.0.0.1:18080"
+    assert env.DEFAULT["NO_PROXY"] == env.DEFAULT["no_proxy"] == ""
+    for name in (
+        "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO", "PIP_CERT",
+        "AWS_CA_BUNDLE", "CARGO_HTTP_CAINFO",
+    ):  # fmt: skip
+        assert env.DEFAULT[name] == env.CA_BUNDLE
+    assert env.DEFAULT["NODE_EXTRA_CA_CERTS"] == env.SANDBOX_CA
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        [],
+        "A=1",
+        {"": "x"},
+        {"1A": "x"},
+        {"A B": "x"},
+        {"A": 1},
+        {"A": "x\0y"},
+        {"A": "x" * 70_000},
+    ],
+)
+def test_what_is_no_environment(value: object) -> None:
+    with pytest.raises(Invalid):
+        env.checked(value)
+
+
+def test_ordinary_names_pass() -> None:
+    assert env.checked({"_A1": "ü\n", "B": ""}) == {"_A1": "ü\n", "B": ""}
