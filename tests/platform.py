@@ -61,7 +61,7 @@ class RunningPlatform:
         """Run another `manage.py` command on the same data folder; its output."""
         done = subprocess.run(  # noqa: S603  our own interpreter
             [sys.executable, str(ROOT / "manage.py"), *arguments],
-            env=_environment({"LENS_DATA_DIR": str(self.data_dir)}),
+            env=environment({"LENS_DATA_DIR": str(self.data_dir)}),
             cwd=ROOT,
             capture_output=True,
             text=True,
@@ -122,7 +122,7 @@ def _start(
     with log.open("wb") as output:
         process = subprocess.Popen(  # noqa: S603  our own interpreter
             [*command, "--port", str(port), *arguments],
-            env=_environment(env),
+            env=environment(env),
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -143,7 +143,7 @@ def _wait(platform: RunningPlatform) -> None:
     raise PlatformError(f"not ready after {START_SECONDS:.0f} s:\n{platform.output()}")
 
 
-def _environment(extra: dict[str, str]) -> dict[str, str]:
+def environment(extra: dict[str, str]) -> dict[str, str]:
     """This environment without what the tests' own settings are chosen by."""
     kept = {
         name: value

@@ -7,7 +7,6 @@ A bad value stops the start with the variable's name and what would be right, ne
 from __future__ import annotations
 
 import base64
-import binascii
 import ipaddress
 import json
 import os
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 
 PREFIX: Final = "LENS_"
 MIN_SECRET_CHARS: Final = 50
+MIN_SECRET_VARIETY: Final = 10
 KEY_BYTES: Final = 32
 
 
@@ -168,10 +168,10 @@ class Env:
         return value
 
     def secret_key(self, name: str) -> str:
-        """A signing secret of at least 50 characters."""
+        """A signing secret of at least 50 random characters."""
         value = self.secret(name)
-        if len(value) < MIN_SECRET_CHARS:
-            raise SettingError(f"{PREFIX}{name} must have at least {MIN_SECRET_CHARS} characters")
+        if len(value) < MIN_SECRET_CHARS or len(set(value)) < MIN_SECRET_VARIETY:
+            raise SettingError(f"{PREFIX}{name} must have {MIN_SECRET_CHARS} random characters")
         return value
 
     def keys(self, name: str) -> list[bytes]:
@@ -179,7 +179,7 @@ class Env:
         words = self.secret(name).replace(",", "\n").split()
         try:
             keys = [base64.b64decode(word, validate=True) for word in words]
-        except binascii.Error:
+        except ValueError:  # not base64, or not even ASCII
             keys = []
         if not keys or any(len(key) != KEY_BYTES for key in keys):
             raise SettingError(f"{PREFIX}{name} must be base64 of {KEY_BYTES}-byte keys")

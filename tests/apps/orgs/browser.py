@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Self
 from urllib.parse import urlsplit
 
 import httpx
@@ -23,6 +24,12 @@ class Browser:
         self.base = base
         self.client = httpx.Client(follow_redirects=True, timeout=20)
         self.page: httpx.Response
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.client.close()
 
     def open(self, url: str) -> httpx.Response:
         """Go to a path of ours, or to a whole URL."""

@@ -30,6 +30,5 @@ def dev_idp(tmp_path: Path) -> Iterator[DevIdp]:
 @pytest.fixture
 def browser(live_server: LiveServer) -> Iterator[Browser]:
     """A browser on the live server."""
-    found = Browser(live_server.url)
-    yield found
-    found.client.close()
+    with Browser(live_server.url) as found:
+        yield found

@@ -1,0 +1,205 @@
+"""`manage.py up` as people run it: a process of its own, started, used, stopped and killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+from tests.apps.orgs.browser import Browser
+from tests.platform import (
+    ROOT,
+    PlatformError,
+    RunningPlatform,
+    environment,
+    free_port,
+    running_platform,
+    stop,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.slow  # each start takes seconds: it is the thing under test
+MAX_RSS_KB = 250 * 1024
+
+
+@pytest.fixture(scope="module")
+def platform() -> Iterator[RunningPlatform]:
+    """One platform for all that only look at it."""
+    with running_platform() as found:
+        yield found
+
+
+def children(pid: int) -> list[int]:
+    """The process ids below one, at any depth."""
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    direct = [int(child) for child in found]
+    return direct + [grandchild for child in direct for grandchild in children(child)]
+
+
+def gone(pids: list[int], seconds: float) -> bool:
+    """Whether all these processes end within the time."""
+    deadline = time.monotonic() + seconds
+    while any(Path(f"/proc/{pid}").exists() for pid in pids):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def refusal(*arguments: str) -> str:
+    """What `up` says when it does not start."""
+    done = subprocess.run(  # noqa: S603  our own interpreter
+        [sys.executable, str(ROOT / "manage.py"), "up", *arguments],
+        env=environment({}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+def test_probes(platform: RunningPlatform) -> None:
+    assert httpx.get(f"{platform.url}/livez").json() == {"status": "ok"}
+    ready = httpx.get(f"{platform.url}/readyz", headers={"Host": "10.1.2.3"})
+    assert ready.json() == {"status": "ok", "checks": {"database": "ok"}}
+
+
+def test_policy_is_strict_and_loosened_for_the_admin_only(platform: RunningPlatform) -> None:
+    login = httpx.get(f"{platform.url}/login/").headers
+    assert "script-src 'self';" in login["Content-Security-Policy"] + ";"
+    assert "unsafe" not in login["Content-Security-Policy"]
+    assert login["X-Frame-Options"] == "DENY"
+    assert login["X-Content-Type-Options"] == "nosniff"
+    assert login["Referrer-Policy"] == "same-origin"
+    admin = httpx.get(f"{platform.url}/").headers["Content-Security-Policy"]
+    assert "script-src 'self' 'unsafe-eval'" in admin
+    assert "default-src 'none'" in admin
+
+
+def test_foreign_host_is_refused(platform: RunningPlatform) -> None:
+    assert httpx.get(f"{platform.url}/login/", headers={"Host": "evil.test"}).status_code == 400
+
+
+def test_mcp_wants_a_token(platform: RunningPlatform) -> None:
+    assert httpx.post(f"{platform.url}/mcp", json={}).status_code == 401
+
+
+def test_web_sockets_are_refused(platform: RunningPlatform) -> None:
+    host, port = platform.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as peer:
+        peer.sendall(
+            b"GET /anything HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\n"
+            b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+            b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+        )
+        assert b" 403 " in peer.recv(4096).splitlines()[0]
+
+
+def test_static_files_are_served(platform: RunningPlatform) -> None:
+    page = httpx.get(f"{platform.url}/login/").text
+    for path in re.findall(r'(?:href|src)="(/static/[^"]+)"', page):
+        assert httpx.get(platform.url + path).status_code == 200, path
+
+
+def test_memory(platform: RunningPlatform) -> None:
+    status = Path(f"/proc/{platform.process.pid}/status").read_text()
+    assert int(re.findall(r"VmRSS:\s+(\d+)", status)[0]) < MAX_RSS_KB
+
+
+def test_secrets_are_in_private_files_and_nowhere_else(platform: RunningPlatform) -> None:
+    secrets = [path.read_text().strip() for path in (platform.data_dir / "keys").iterdir()]
+    assert len(secrets) == 2
+    pid = platform.process.pid
+    shown = platform.output() + Path(f"/proc/{pid}/cmdline").read_text()
+    for child in children(pid):
+        shown += Path(f"/proc/{child}/environ").read_text()
+        shown += Path(f"/proc/{child}/cmdline").read_text()
+    shown += (platform.data_dir / "run" / "sandboxd.json").read_text()
+    assert not [secret for secret in secrets if secret in shown]
+
+
+def test_second_platform_is_refused(platform: RunningPlatform) -> None:
+    folder = str(platform.data_dir)
+    assert "uses the data folder" in refusal("--data-dir", folder, "--port", str(free_port()))
+    port = platform.url.rpartition(":")[2]
+    assert f"port {port}" in refusal("--data-dir", folder, "--port", port)
+
+
+def test_development_provider_is_for_loopback_only(tmp_path: Path) -> None:
+    said = refusal("--data-dir", str(tmp_path / "data"), "--host", "0.0.0.0")  # noqa: S104  refused
+    assert "development identity provider" in said
+    assert "--no-dev-idp" in said
+    assert not (tmp_path / "data" / "db.sqlite3").exists()
+
+
+def set_up(platform: RunningPlatform, browser: Browser) -> None:
+    """The newcomer's way from the printed link to the admin, with everything real."""
+    browser.open("/setup/")
+    browser.send("/setup/open/", token=platform.setup_link())
+    browser.send(name="Acme", slug="acme", admin_name="Ana", email="ana@acme.test")
+    browser.follow("Sign in with Development sign-in")
+    browser.choose("ana@acme.test")
+    assert (browser.path, browser.page.status_code) == ("/", 200)
+
+
+def stops_in_time(platform: RunningPlatform) -> None:
+    """Ctrl-C leaves nothing behind within five seconds."""
+    pids = [platform.process.pid, *children(platform.process.pid)]
+    started = time.monotonic()
+    assert stop(platform.process) == 0
+    assert time.monotonic() - started < 5
+    assert gone(pids, 1)
+
+
+def test_a_whole_life(tmp_path: Path) -> None:
+    """Set up, stopped, started again with nothing lost, and killed."""
+    data = tmp_path / "data"
+    data.mkdir(mode=0o711)
+    with running_platform(data_dir=data) as first, Browser(first.url) as browser:
+        set_up(first, browser)
+        with pytest.raises(PlatformError, match="set-up is closed"):
+            first.manage("bootstrap")
+        issuer = json.loads((data / "dev-idp.json").read_text())["port"]
+        cookies = browser.client.cookies
+        stops_in_time(first)
+
+    port = int(first.url.rpartition(":")[2])
+    with running_platform(data_dir=data, port=port) as again, Browser(again.url) as browser:
+        assert json.loads((data / "dev-idp.json").read_text())["port"] == issuer
+        assert "/setup/" not in again.output()
+        browser.client.cookies = cookies
+        assert browser.open("/").url.path == "/"
+        browser.client.cookies.clear()
+        browser.open("/")
+        browser.follow("Sign in with Development sign-in")
+        browser.choose("ana@acme.test")
+        assert browser.path == "/"
+        pids = children(again.process.pid)
+        os.kill(again.process.pid, signal.SIGKILL)
+        assert gone(pids, 5)
+
+
+def test_bootstrap_gives_another_link(platform: RunningPlatform) -> None:
+    link = platform.manage("bootstrap").strip()
+    assert re.fullmatch(rf"{re.escape(platform.url)}/setup/#lnsu_[\w-]{{43}}", link)
+    with Browser(platform.url) as browser:
+        browser.open("/setup/")
+        browser.send("/setup/open/", token=platform.setup_link())
+        assert browser.page.status_code == 403
+        browser.send("/setup/open/", token=link)
+        assert browser.path == "/setup/organization/"
