@@ -10,6 +10,7 @@ that started them, however it ends.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import pwd
 import secrets
@@ -20,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 START_SECONDS: Final = 30.0
 STOP_SECONDS: Final = 15.0
 MISSING: Final = 4
+PREFIX: Final = "lens-service-"
 
 _PR_SET_PDEATHSIG: Final = 1
 
@@ -157,13 +159,27 @@ def _initdb(binaries: Path, folder: Path, password: str) -> None:
 
 @contextmanager
 def _folder() -> Iterator[Path]:
-    """A temporary folder that the servers' user owns."""
-    folder = Path(tempfile.mkdtemp(prefix="lens-service-"))
+    """A temporary folder that the servers' user owns, locked as long as we live."""
+    _clear_abandoned()
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX))
     try:
-        _give(folder)
-        yield folder
+        with (folder / "lock").open("wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            _give(folder)
+            yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _clear_abandoned() -> None:
+    """Remove the folders of runs that were killed; their servers ended with them."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with suppress(OSError):
+            if time.time() - folder.stat().st_mtime < START_SECONDS:
+                continue  # perhaps not locked yet
+            with (folder / "lock").open("rb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder)
 
 
 def _account() -> pwd.struct_passwd | None:
@@ -273,7 +289,11 @@ def main(arguments: list[str]) -> int:
         except ServiceError as error:
             print(error, file=sys.stderr)  # noqa: T201
             return MISSING
-        child = subprocess.Popen(arguments[2:], env=environment(variables))  # noqa: S603  the caller's own
+        child = subprocess.Popen(  # noqa: S603  the caller's own command
+            arguments[2:],
+            env=environment(variables),
+            preexec_fn=partial(_die_with_parent, signal.SIGTERM),  # noqa: PLW1509  one system call
+        )
         stack.callback(_end, child, signal.SIGTERM)
         return child.wait()
 

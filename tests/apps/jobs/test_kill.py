@@ -129,7 +129,10 @@ def test_server_killed_workers_lose_no_job(tmp_path: Path) -> None:
     with ExitStack() as stack:
         env = services.environment(
             stack.enter_context(services.both())
-            | {"DJANGO_SETTINGS_MODULE": "tests.apps.jobs.child_settings"}
+            | {
+                "DJANGO_SETTINGS_MODULE": "tests.apps.jobs.child_settings",
+                "TMPDIR": str(tmp_path),  # a killed process leaves its data folder behind
+            }
         )
         run(["manage.py", "migrate", "--verbosity", "0"], env)
         stack.enter_context(process(["-m", "celery", "-A", CHILD, "beat"], env))
