@@ -2,22 +2,35 @@
 
 `acme()` and `globex()` have the same shape; Globex is the stranger of every access test. Each role
 has a person, so that a test names who acts: `world.admin`, `world.auditor`, `world.member`, …
+
+A world is built through the services once a process; after that its rows are put back as they
+were, which takes a tenth of the time. Only the Revision goes on, in large steps, so that no cache
+mistakes one test's world for another's.
 """
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
+from itertools import count
 from typing import TYPE_CHECKING
+
+from django.apps import apps as django_apps
+from django.db import transaction
 
 from apps.agents import services as agents
 from apps.connections import services as connections
+from apps.orgs import revision
 from apps.orgs import services as orgs
+from apps.orgs.models import Revision
 from apps.orgs.selectors import actor_for
 from apps.orgs.types import SYSTEM
 from apps.policies import services as policies
 from apps.policies.documents import BindingDoc, DomainRuleDoc, PolicyDocument, ToolRuleDoc
 
 if TYPE_CHECKING:
+    from django.db.models import Model
+
     from apps.agents.models import Agent
     from apps.agents.services import Minted
     from apps.connections.models import Credential
@@ -59,7 +72,33 @@ def globex() -> World:
     return world("globex", "Globex")
 
 
+_built: dict[str, tuple[World, list[Model]]] = {}
+_revisions = count(1_000_000, 1_000)
+
+
 def world(slug: str, name: str) -> World:
+    """The world of this slug, with all its rows in the database."""
+    if slug not in _built:
+        before = _stored()
+        made = _build(slug, name)
+        _built[slug] = copy.deepcopy((made, [row for row in _stored() if row not in before]))
+        return made
+    made, rows = copy.deepcopy(_built[slug])
+    with transaction.atomic():
+        for model in {type(row): None for row in rows}:
+            model._default_manager.bulk_create(row for row in rows if type(row) is model)
+        Revision.objects.update_or_create(pk=1, defaults={"seq": next(_revisions)})
+        transaction.on_commit(revision.stamp.forget)
+    return made
+
+
+def _stored() -> list[Model]:
+    models = django_apps.get_models(include_auto_created=True)
+    ours = (model for model in models if model.__module__.startswith("apps."))
+    return [row for model in ours if model is not Revision for row in model._default_manager.all()]
+
+
+def _build(slug: str, name: str) -> World:
     """An organization: team `sre` (member of project `production`), team `leads` (its admin).
 
     `member` is in `sre`, `project_admin` in `leads`, `outsider` in no team.

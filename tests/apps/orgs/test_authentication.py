@@ -221,6 +221,11 @@ class TestOtherProcesses:
 class TestLastUsed:
     """Written, but rarely, and not by the request."""
 
+    @pytest.fixture(autouse=True)
+    def forgetful(self) -> None:
+        """The same token is in every test: this process has not seen it yet."""
+        authentication._last_used._written.clear()
+
     def stored(self, world: World) -> Any:
         authentication._last_used._writer.submit(lambda: None).result(timeout=10)
         return AgentToken.objects.get(pk=world.minted.token.pk).last_used_at
