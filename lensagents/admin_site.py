@@ -7,6 +7,7 @@ has no use for them and Django's own permissions do not know tenants.
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlencode
 
@@ -142,6 +143,7 @@ class LensAdminSite(UnfoldAdminSite):
         term = request.GET.get("s", "").strip().lower()[:100]
         if not term:
             return HttpResponse()
+        started = time.perf_counter()
         found = [*self._pages_found(request, term), *self._rows_found(request, term)]
         template = "command_results" if "extended" in request.GET else "search_results"
         paginator = Paginator(found, 100)
@@ -149,7 +151,7 @@ class LensAdminSite(UnfoldAdminSite):
             "page_obj": paginator,
             "results": paginator.page(1),
             "page_counter": 0,
-            "execution_time": 0,
+            "execution_time": time.perf_counter() - started,
             "command_show_history": False,
         }
         return TemplateResponse(
@@ -172,8 +174,9 @@ class LensAdminSite(UnfoldAdminSite):
             if not model_admin.palette or not model_admin.has_view_permission(request):
                 continue
             rows = model_admin.get_queryset(request)
-            rows, _ = model_admin.get_search_results(request, rows, term)
-            for row in rows[:FOUND_PER_MODEL]:
+            matching, _ = model_admin.get_search_results(request, rows, term)
+            # through a join a row may match twice
+            for row in rows.filter(pk__in=matching.values("pk"))[:FOUND_PER_MODEL]:
                 yield SearchResult(
                     title=str(row),
                     description=str(model_admin.opts.verbose_name).capitalize(),

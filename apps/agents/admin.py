@@ -18,7 +18,7 @@ from apps.agents.forms import AgentForm, MintForm
 from apps.agents.models import Agent, AgentToken
 from apps.common import clock
 from apps.common.admin import READ_ONLY, OrgInline, OrgModelAdmin
-from apps.common.admin_display import NOTHING, badge, button
+from apps.common.admin_display import NOTHING, badge, button, counted
 from apps.common.admin_forms import fresh
 from apps.common.errors import LensError
 
@@ -65,7 +65,6 @@ class TokenInline(OrgInline):
     noun = "token"
     verbs = READ_ONLY
     tab = False
-    hide_title = True
     fields = ("name", hint, token_state, "expires_at", "last_used_at", "revoke_link")
     readonly_fields = (hint, token_state, "expires_at", "last_used_at", "revoke_link")
     ordering = ("-created_at",)
@@ -123,7 +122,7 @@ class AgentAdmin(OrgModelAdmin):
     def consequences(self, row: Any) -> list[str]:
         """Said before somebody clicks."""
         return [
-            f"{row.tokens.count()} tokens are refused at the next request.",
+            f"{counted(row.tokens.count(), 'token')} refused at the next request.",
             "Its own policy goes with it. The audit trail keeps its name.",
         ]
 

@@ -136,11 +136,14 @@ def duration(event: AuditEvent) -> str:
     return f"{event.duration_ms:.1f} ms"
 
 
-@admin.display(description="Where", ordering="project_slug")
-def where(event: AuditEvent) -> str:
-    """Team and project."""
-    return (
-        " / ".join(inert(slug) for slug in (event.team_slug, event.project_slug) if slug) or NOTHING
+@admin.display(description="Who", ordering="principal_name")
+def who(event: AuditEvent) -> SafeString:
+    """The principal, and below it its team and project."""
+    where = " / ".join(filter(None, (event.team_slug, event.project_slug)))
+    return format_html(
+        '{}<small class="lens-below">{}</small>',
+        hostile(event.principal_name, limit=80),
+        hostile(where, limit=130) if where else "",
     )
 
 
@@ -201,12 +204,12 @@ class AuditEventAdmin(OrgModelAdmin):
     verbs = READ_ONLY
     paginator = BoundedPaginator
     keeps_history = False
+    show_facets = admin.ShowFacets.NEVER  # counting each choice would read the whole trail
     list_display = (
         time,
         surface,
         HOSTILE["action"],
-        HOSTILE["principal_name"],
-        where,
+        who,
         resource,
         result,
         HOSTILE["reason"],

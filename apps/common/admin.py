@@ -370,6 +370,7 @@ class OrgInline(OrgScoped, TabularInline):
     """The base of every inline. Rows are saved one by one through services."""
 
     extra = 0
+    hide_title = True
     show_change_link = False
     tab = True
 

@@ -69,3 +69,8 @@ def button(
         description=title, permissions=[permission], icon=icon, variant=ActionVariant(look)
     )
     return cast("Callable[[Action], Action]", made)
+
+
+def counted(number: int, noun: str) -> str:
+    """“1 agent is”, “2 agents are”."""
+    return f"{number} {noun} is" if number == 1 else f"{number} {noun}s are"

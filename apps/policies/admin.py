@@ -48,7 +48,6 @@ class RuleInline(OrgInline):
     verbs = {"view": "view", "add": "update", "change": "update", "delete": "update"}
     section = ""
     ordering_field = "position"
-    hide_title = True
     tab = False
 
 

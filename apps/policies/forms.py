@@ -94,6 +94,11 @@ class OrderedForm(OrgForm):
         widget=UnfoldAdminIntegerFieldWidget(attrs={"class": "lens-order"}),
     )
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if not is_new(self):  # people count from 1, and so do the sentences about rules
+            self.initial["position"] = self.instance.position + 1
+
     def clean_position(self) -> int:
         """The number, or the end."""
         position: int | None = self.cleaned_data["position"]

@@ -43,7 +43,25 @@
     }, Number(box.dataset.liveEvery));
   }
 
+  // The theme draws the chart on load and redraws it when the page turns dark or light; its text follows.
+  function colourChart() {
+    if (!window.Chart) return;
+    const style = getComputedStyle(document.documentElement);
+    Chart.defaults.color = style.getPropertyValue("--lens-soft").trim();
+  }
+
+  // The theme numbers dragged rules from 0; people count from 1.
+  document.addEventListener("end", (event) => {
+    const table = event.target.closest("table[data-ordering-field='position']");
+    if (!table) return;
+    setTimeout(() => {
+      table.querySelectorAll("input[name$=-position]").forEach((input, index) => { input.value = index + 1; });
+    });
+  });
+
   document.addEventListener("DOMContentLoaded", () => {
     document.querySelectorAll("[data-live-target]").forEach(live);
+    new MutationObserver(colourChart).observe(document.documentElement, { attributeFilter: ["class"] });
   });
+  window.addEventListener("load", colourChart);
 })();

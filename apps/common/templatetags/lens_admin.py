@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from django import template
 
-from apps.common.admin_display import NOTHING
 from apps.common.admin_display import hostile as as_hostile
+from apps.common.inert import inert
 
 if TYPE_CHECKING:
     from django.utils.safestring import SafeString
@@ -22,9 +22,23 @@ def hostile(text: object, limit: int = 2_000) -> SafeString | str:
 
 
 @register.filter
-def changed(change: Any) -> SafeString | str:
-    """`[old, new]` as the audit trail keeps it; a word for a secret."""
-    if not isinstance(change, (list, tuple)) or len(change) != 2:
-        return as_hostile(change, limit=200)
-    old, new = (NOTHING if value in (None, "") else str(value) for value in change)
-    return as_hostile(f"{old} → {new}", limit=400)
+def is_list(value: object) -> bool:
+    """Whether it is a list and not a text."""
+    return isinstance(value, list)
+
+
+@register.filter
+def changed(change: Any) -> list[str]:
+    """A change as the audit trail keeps it, as lines: `+` for what came, `-` for what went."""
+    if not isinstance(change, list | tuple) or len(change) != 2:
+        return [inert(change, limit=200)]
+    old, new = (_lines(value) for value in change)
+    gone = [f"- {line}" for line in old if line not in new]
+    came = [f"+ {line}" for line in new if line not in old]
+    return [inert(line, limit=400) for line in [*gone, *came]] or ["order changed"]
+
+
+def _lines(value: Any) -> list[str]:
+    if value in (None, "", []):
+        return []
+    return [str(item) for item in value] if isinstance(value, list) else [str(value)]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from django.contrib import admin
 
 from apps.common.admin import OrgInline, OrgModelAdmin
+from apps.common.admin_display import counted
 from apps.common.admin_forms import OrgForm
 from apps.orgs import selectors, services
 from apps.orgs.models import Project, ProjectGrant, Team, TeamMembership
@@ -116,8 +117,8 @@ class TeamAdmin(OrgModelAdmin):
     def consequences(self, row: Any) -> list[str]:
         """Said before somebody clicks."""
         return [
-            f"{row.agents.count()} agents stop: their tokens are refused at the next request.",
-            f"{row.grants.count()} project grants no longer count.",
+            f"{counted(row.agents.count(), 'agent')} refused at the next request.",
+            f"{counted(row.grants.count(), 'project grant')} void.",
             "The audit trail stays.",
         ]
 

@@ -125,6 +125,6 @@ def test_actions_on_another_organizations_agent_are_absent(acme: World) -> None:
 def test_deleting_says_what_else_happens(acme: World) -> None:
     client = browser(acme.admin)
     page = url(Agent, "delete", acme.agent.pk)
-    assert "1 tokens are refused" in client.get(page).content.decode()
+    assert "1 token is refused" in client.get(page).content.decode()
     assert client.post(page, {"post": "yes"}).status_code == 302
     assert not Agent.objects.filter(pk=acme.agent.pk).exists()

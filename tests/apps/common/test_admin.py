@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from typing import TYPE_CHECKING, Any
 
@@ -122,6 +123,15 @@ def test_an_admin_opens_every_page(acme: World) -> None:
             assert page.endswith(("/add/", "/delete/")), page
 
 
+def test_no_page_needs_an_inline_script(acme: World) -> None:
+    client = browser(acme.admin)
+    for page in pages(acme):
+        text = client.get(page).content.decode()
+        for tag in re.findall(r"<script[^>]*>", text):
+            assert " src=" in tag, (page, tag)
+        assert not re.search(r"<[^>]+\son(click|change|load|error|submit)=", text), page
+
+
 def test_an_auditor_reads_everything_and_changes_nothing(acme: World) -> None:
     client = browser(acme.auditor)
     for model_admin in registered():
@@ -238,6 +248,8 @@ def test_search_never_finds_another_organization(acme: World, globex: World) -> 
     response = client.get("/search/", {"s": "github", "extended": "1"})
     assert str(globex.credential.pk) in response.content.decode()
     assert str(acme.credential.pk) not in response.content.decode()
+    twice = client.get("/search/", {"s": "sre", "extended": "1"}).content.decode()
+    assert twice.count(f"/policies/policy/{globex.policy.pk}/") == 1
     assert browser(acme.outsider).get("/search/", {"s": "github"}).content.count(b"/change/") == 0
 
 

@@ -172,7 +172,7 @@ def test_what_fails_late_leaves_nothing_behind(acme: World) -> None:
 def test_deleting_a_team_says_what_else_happens(acme: World) -> None:
     client = browser(acme.admin)
     page = url(Team, "delete", acme.team.pk)
-    assert "1 agents stop" in client.get(page).content.decode()
+    assert "1 agent is refused" in client.get(page).content.decode()
     assert client.post(page, {"post": "yes"}).status_code == 302
     acme.team.refresh_from_db()
     assert acme.team.deleted_at is not None
@@ -192,3 +192,25 @@ def test_projects_and_the_organization_are_edited(acme: World) -> None:
     assert client.get(url(Organization, "changelist"))["Location"] == page
     for view in (url(Organization, "add"), url(Organization, "delete", acme.org.pk)):
         assert client.get(view).status_code == 403
+
+
+def test_deleting_several_asks_once_and_says_what_happens(acme: World) -> None:
+    client = browser(acme.admin)
+    ids = [str(acme.team.pk), str(acme.other_team.pk)]
+    data = {"action": "delete_selected", "_selected_action": ids}
+    text = client.post(url(Team, "changelist"), data).content.decode()
+    assert "1 agent is refused" in text
+    assert all(row in text for row in ids)
+    assert Team.objects.filter(pk__in=ids, deleted_at=None).count() == 2
+    client.post(url(Team, "changelist"), data | {"post": "yes"})
+    assert not Team.objects.filter(pk__in=ids, deleted_at=None).exists()
+
+
+def test_the_history_says_what_changed(acme: World) -> None:
+    client = browser(acme.admin)
+    row = Membership.objects.get(user_id=acme.member.id)
+    page = url(Membership, "change", row.pk)
+    client.post(page, form_data(client.get(page)) | {"member_of": [str(acme.other_team.pk)]})
+    text = client.get(url(Membership, "history", row.pk)).content.decode()
+    assert "- sre" in text
+    assert "+ leads" in text
