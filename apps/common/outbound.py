@@ -52,7 +52,7 @@ class Answer:
         """The body as a JSON object; raises Upstream when it is none."""
         try:
             found = json.loads(self.body)
-        except ValueError:
+        except (ValueError, RecursionError):
             found = None
         if not isinstance(found, dict):
             raise Upstream(f"{self.host} did not answer with a JSON object")
