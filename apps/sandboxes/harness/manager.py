@@ -10,6 +10,7 @@ import os
 import select
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from apps.common.errors import Conflict, IsolationUnavailable, Unavailable
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from apps.sandboxes.harness.spawn import Spawner, Wanted
 
 _END_SECONDS = 15.0
+_STOPPERS = 16
 
 
 class Manager:
@@ -115,11 +117,14 @@ class Manager:
         with self._lock:
             self.closing = True
             names = [name for name, sandbox in self._sandboxes.items() if sandbox is not None]
-        for name in names:
-            try:
-                self.delete(name)
-            except OSError as error:
-                complain(f"sandbox {name} could not be removed: {error}")
+        with ThreadPoolExecutor(_STOPPERS) as pool:
+            pool.map(self._delete_or_complain, names)
+
+    def _delete_or_complain(self, name: str) -> None:
+        try:
+            self.delete(name)
+        except OSError as error:
+            complain(f"sandbox {name} could not be removed: {error}")
 
     def _monitor(self) -> None:
         """Wait for the end of any pid 1 or proxy."""
