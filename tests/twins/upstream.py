@@ -389,7 +389,7 @@ _ODD = {
     "large": b"HTTP/1.1 200 OK\r\nX-A: " + b"a" * 70_000 + b"\r\nContent-Length: 0\r\n\r\n",
     "split": b"HTTP/1.1 200 OK\r\nX-A: b\nSet-Cookie: evil=1\r\nContent-Length: 0\r\n\r\n",
     "padded": _CHUNKED_HEAD + b"5  ;x=y\r\nhello\r\n0\r\n\r\n",
-    "alt-svc": b'HTTP/1.1 200 OK\r\nAlt-Svc: h3=":443"\r\nContent-Length: 0\r\n\r\n',
+    "alt-svc": b'HTTP/1.1 200 OK\r\nAlt-Svc: h3=":443"\r\nX-Lens-Decision: x\r\n' + _EMPTY,
 }
 
 

@@ -43,13 +43,14 @@ class Sink(Protocol):
 class Record:
     """What is known of one request; filled while it is handled and emitted once.
 
-    It is an error until somebody says otherwise.
+    `path` has no query; it is the path that was decided on where there was one reading of it. The
+    result is an error until somebody says otherwise.
     """
 
     method: str
     host: str
     port: int
-    target: str
+    path: str
     scheme: str = "https"
     result: str = "error"
     status: int = 0
@@ -80,13 +81,13 @@ class Auditor:
         }
 
     def emit(self, record: Record) -> None:
-        """Emit one record. The path is the one before injection, without its query."""
+        """Emit one record."""
         metadata = {
             "method": record.method,
             "scheme": record.scheme,
             "host": record.host,
             "port": record.port,
-            "path": record.target.partition("?")[0][:_LONGEST_PATH],
+            "path": record.path[:_LONGEST_PATH],
             "bytes_in": record.bytes_in,
             "bytes_out": record.bytes_out,
             "rule": record.rule,

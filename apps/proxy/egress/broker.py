@@ -12,9 +12,12 @@ import time
 from typing import TYPE_CHECKING
 
 from apps.common import frames
+from apps.proxy.egress.inject import render
 
 if TYPE_CHECKING:
+    from apps.policies.types import Binding
     from apps.proxy.egress.config import EgressConfig
+    from apps.proxy.egress.inject import Injected
 
 MOST_SECONDS = 60.0
 _ANSWER_BYTES = 64 * 1024
@@ -34,28 +37,32 @@ class BrokerRefusedError(Exception):
 
 
 class Broker:
-    """Fetches and briefly remembers credential values. Thread-safe."""
+    """Fetches credentials and remembers them briefly, ready to be sent. Thread-safe."""
 
     def __init__(self, config: EgressConfig) -> None:
         self._config = config
-        self._values: dict[tuple[str, str], tuple[str, float]] = {}
+        self._ready: dict[tuple[str, str], tuple[Injected, float]] = {}
 
-    def value(self, credential_id: str, host: str) -> str:
-        """The value for a request to `host`; raises BrokerAwayError or BrokerRefusedError."""
-        key = (credential_id, host)
-        values = self._values
-        known = values.get(key)
+    def credential(self, binding: Binding, host: str) -> Injected:
+        """What to add to a request to `host` under a binding.
+
+        Raises BrokerAwayError, BrokerRefusedError, or InjectionError when the value cannot be sent.
+        """
+        key = (binding.id, host)
+        ready = self._ready
+        known = ready.get(key)
         if known and known[1] > time.monotonic():
             return known[0]
-        values.pop(key, None)
-        value, seconds = self._ask(credential_id, host)
+        ready.pop(key, None)
+        value, seconds = self._ask(binding.credential_id, host)
+        injected = render(binding, value)
         # Into the memory we looked into: an answer to a question from before `forget` is not kept.
-        values[key] = (value, time.monotonic() + min(seconds, MOST_SECONDS))
-        return value
+        ready[key] = (injected, time.monotonic() + min(seconds, MOST_SECONDS))
+        return injected
 
     def forget(self) -> None:
-        """Drop every value: the policy changed. Never waits for a question under way."""
-        self._values = {}
+        """Drop every credential: the policy changed. Never waits for a question under way."""
+        self._ready = {}
 
     def _ask(self, credential_id: str, host: str) -> tuple[str, float]:
         try:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from apps.common import hosts
 from apps.policies.types import Action, HttpRequest
 from apps.proxy.egress import answers, body, inject, response
 from apps.proxy.egress.answers import Answer, RefusedError, denied
@@ -61,7 +60,7 @@ class Exchange:
             asked.head.method,
             asked.authority.host,
             asked.authority.port,
-            asked.target,
+            asked.target.partition("?")[0],
             asked.scheme,
         )
 
@@ -90,8 +89,6 @@ class Exchange:
             raise RefusedError(
                 denied("protocol upgrades (WebSocket, h2c) are not available", "upgrade")
             )
-        if self._asked.head.method == "TRACE":
-            raise RefusedError(denied("TRACE would echo credentials", "trace"))
         injected = self._credential(decision.binding)
         return self._forward(self._head_bytes(decision, injected), injected)
 
@@ -116,6 +113,7 @@ class Exchange:
         record = self._record
         record.rule, record.layer = decision.rule, decision.layer.value
         record.reason = decision.reason
+        record.path = decision.path or record.path
         if not decision.allowed:
             raise RefusedError(answers.of_decision(decision))
         return decision
@@ -133,11 +131,8 @@ class Exchange:
         asked = self._asked
         if binding is None or asked.scheme != "https":
             return None
-        if not _covers(binding.allowed_hosts, asked.authority):
-            raise RefusedError(denied("the credential may not be used for this host", "credential"))
         try:
-            value = self._plane.broker.value(binding.credential_id, asked.authority.host)
-            injected = inject.render(binding, value)
+            injected = self._plane.broker.credential(binding, asked.authority.host)
         except BrokerAwayError:
             raise RefusedError(
                 Answer(502, "credential_unavailable", "the credential could not be fetched")
@@ -309,12 +304,3 @@ def reply(plane: Plane, wire: Wire, answer: Answer, record: Record, *, keep_aliv
 def internal(error: Exception) -> str:
     """What is recorded of an unexpected error: its type, since its text may quote the request."""
     return f"internal error ({type(error).__name__})"
-
-
-def _covers(allowed_hosts: tuple[str, ...], authority: Authority) -> bool:
-    try:
-        host = hosts.parse_host(authority.host)
-        patterns = [hosts.parse_pattern(text) for text in allowed_hosts]
-    except ValueError:
-        return False
-    return any(pattern.matches(host, authority.port) for pattern in patterns)

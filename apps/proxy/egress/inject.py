@@ -68,8 +68,8 @@ AGENT_CREDENTIALS = frozenset(
         "x-goog-api-key",
     }
 )
-# `Alt-Svc` would send the client around the proxy.
-_DROPPED_FROM_RESPONSE = _HOP_BY_HOP | {"content-length", "alt-svc"}
+# `Alt-Svc` would send the client around the proxy; a decision's id is ours to say.
+_DROPPED_FROM_RESPONSE = _HOP_BY_HOP | {"content-length", "alt-svc", "x-lens-decision"}
 
 _FIELD_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,128}")
 _PRINTABLE = re.compile(r"[!-~](?:[ -~]*[!-~])?")

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from apps.proxy.egress.plane import Plane
 
 _ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
+_SHOWN = 256
 _EARLY = Answer(400, "bad_request", "data was sent before the tunnel was opened", "early_data")
 
 
@@ -103,9 +104,12 @@ class Session(HttpProtocolHandler):
             head.method if head else "",
             inside.host if inside else "",
             inside.port if inside else 0,
-            head.target if head and head.method != "CONNECT" else "",
+            "",
             "https" if inside else "http",
         )
+        if head is not None:
+            # As sent, for whoever investigates; user information may be a password.
+            record.detail["target"] = head.target.rpartition("@")[2].partition("?")[0][:_SHOWN]
         code = "head_too_large" if error.status == 431 else "bad_request"
         self._close_with(Answer(error.status, code, error.message, error.code), record)
 

@@ -205,8 +205,10 @@ def test_a_truncated_answer_is_not_completed(rig: Rig) -> None:
     assert (event["result"], event["metadata"]["bytes_in"]) == ("failure", 9)
 
 
-def test_alt_svc_would_lead_around_the_proxy(rig: Rig) -> None:
-    assert rig.get(H, "/raw/alt-svc").header("alt-svc") is None
+def test_response_fields_that_would_mislead_are_dropped(rig: Rig) -> None:
+    reply = rig.get(H, "/raw/alt-svc")
+    assert reply.header("alt-svc") is None
+    assert reply.header("x-lens-decision") is None
 
 
 def test_no_answer_in_time_is_504(rig: Rig) -> None:
