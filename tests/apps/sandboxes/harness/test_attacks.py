@@ -371,8 +371,8 @@ def test_what_the_process_holds(box: Box) -> None:
         "print(open('/proc/self/status').read())"
     ).text
     assert told.startswith("[0, 1, 2] [] True")
-    for line in ("NoNewPrivs:\t1", "Seccomp:\t2", *(f"Cap{s}:\t{0:016x}" for s in _SETS)):
+    for line in ("NoNewPrivs:\t1", "Seccomp:\t2", *(f"{s}:\t{0:016x}" for s in _SETS)):
         assert line in told
 
 
-_SETS = ("Inh", "Prm", "Eff", "Bnd", "Amb")
+_SETS = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")

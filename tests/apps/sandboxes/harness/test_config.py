@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apps.common.errors import Invalid
-from apps.sandboxes.harness.config import ConfigError, Limits, load, parse
-from tests.apps.sandboxes.harness.conftest import program
+from apps.sandboxes.harness.config import Config, ConfigError, Limits, load, parse
+from tests.apps.sandboxes.harness.conftest import CHECKOUT, program
 
 REQUIRED = {"socket": "/run/l/s.sock", "spool_root": "/var/l/spool", "broker_socket": "/run/l/b"}
 
@@ -101,6 +102,12 @@ def test_limits_are_overridden_one_by_one() -> None:
     for wrong in ({"pids": -1}, {"pids": "7"}, {"size": 1}, {"memory_bytes": 1 << 63}):
         with pytest.raises(Invalid, match=r"^limits\."):
             limits.override(wrong)
+
+
+def test_every_field_is_documented() -> None:
+    page = (CHECKOUT / "docs" / "sandbox.md").read_text()
+    names = [f.name for f in (*dataclasses.fields(Config), *dataclasses.fields(Limits))]
+    assert [name for name in names if f"`{name}`" not in page] == []
 
 
 @given(
