@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import inspect
+import pkgutil
 import uuid
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import apps
 from apps.agents.selectors import agents_visible, tokens_visible
 from apps.audit.models import AuditEvent
 from apps.common.errors import Denied, NotFound
@@ -176,6 +180,17 @@ LISTS = {
     "agent": agents_visible,
     "token": tokens_visible,
 }
+
+
+def test_every_visible_list_is_compared_with_the_table() -> None:
+    found = {
+        name
+        for info in pkgutil.walk_packages(apps.__path__, "apps.")
+        if info.name.count(".") == 2 and info.name.endswith(".selectors")
+        for name, _ in inspect.getmembers(importlib.import_module(info.name), inspect.isfunction)
+        if name.endswith("_visible")
+    }
+    assert found == {selector.__name__ for selector in LISTS.values()}
 
 
 @pytest.mark.parametrize("noun", LISTS)

@@ -105,6 +105,11 @@ def test_expiry_is_compared_with_the_clock_at_every_use(
     assert code_of(minted.value) == "token_expired"
 
 
+def test_a_token_that_expired_before_we_ever_saw_it(acme: World) -> None:
+    AgentToken.objects.update(expires_at=clock.now())
+    assert code_of(acme.minted.value) == "token_expired"
+
+
 @pytest.mark.parametrize(
     "bearer",
     [
@@ -248,6 +253,25 @@ class TestLastUsed:
         authenticate(acme.minted.value)
         assert self.stored(acme) is not None
         assert revision.read_seq() == before
+
+    def test_a_database_that_is_away_costs_nothing_but_a_line_in_the_log(
+        self, acme: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def away(*_: object) -> None:
+            raise OperationalError("the database is away")
+
+        monkeypatch.setattr(AgentTokens, "used", away)
+        assert authenticate(acme.minted.value).id == acme.agent.pk
+        assert self.stored(acme) is None
+        assert str(acme.minted.token.pk) in caplog.text
+        assert acme.minted.value not in caplog.text
+
+    def test_it_remembers_a_bounded_number_of_tokens(
+        self, acme: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(authentication, "CACHE_SIZE", 0)
+        authenticate(acme.minted.value)
+        assert not authentication._last_used._written
 
     def test_a_refused_token_was_not_used(self, acme: World) -> None:
         agents.token_revoke(acme.minted.token, actor=acme.admin)

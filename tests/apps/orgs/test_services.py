@@ -138,6 +138,17 @@ class TestDeletedTeams:
             services.team_create(acme.org, slug="sre", name="SRE", actor=acme.admin)
 
 
+def test_a_grant_changes_its_role(acme: World) -> None:
+    changed = services.grant_set(acme.team, acme.project, role="admin", actor=acme.admin)
+    assert (changed.pk, changed.role) == (acme.grant.pk, "admin")
+    event = AuditEvent.objects.get(action="grant.update")
+    assert event.metadata["changes"] == {"role": ["member", "admin"]}
+    assert (event.team_slug, event.project_slug) == ("sre", "production")
+    with pytest.raises(Invalid) as refused:
+        services.grant_set(acme.team, acme.project, role="owner", actor=acme.admin)
+    assert refused.value.field == "role"
+
+
 class TestProjects:
     """Deleting one ends its grants."""
 
