@@ -65,6 +65,8 @@ def _error(field: str, sentence: str, remedy: str) -> Invalid:
 
 
 def _shown(value: object) -> str:
+    if isinstance(value, int) and abs(value) >= 2**63:
+        return "a huge number"
     text = repr(value)
     return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "…"
 

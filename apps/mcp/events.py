@@ -11,6 +11,7 @@ from apps.audit.actions import actions
 class McpAction(StrEnum):
     """One `tool.call` for each call, refused ones too; beside it what was done in a sandbox."""
 
+    REQUEST_REFUSED = "mcp.refuse"
     TOOL_CALL = "tool.call"
     SHELL_EXEC = "shell.exec"
     FILE_READ = "file.read"

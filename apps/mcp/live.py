@@ -1,26 +1,27 @@
 """What is under way, by the token it came with, so that revoking the token cuts it.
 
-Streams and calls outlive the check at their beginning. Every 250 ms each token that has something
-under way is authenticated again (from memory, while nothing changed), and when that fails all of it
-is cancelled: open streams end, running commands are killed.
+Streams and calls outlive the check at their beginning. Again and again each token that has
+something under way is authenticated anew (from memory, while nothing changed), and when that fails
+all of it is cancelled: open streams end, running commands are killed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import anyio
 
-from apps.common.errors import LensError
+from apps.common.errors import LensError, Unavailable
 from apps.orgs.authentication import aauthenticate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-POLL_SECONDS = 0.25
+logger = logging.getLogger(__name__)
 
 
 @dataclass(eq=False, slots=True)
@@ -51,18 +52,18 @@ class Live:
             if not mine:
                 del self._running[bearer]
 
-    async def watch(self) -> None:
-        """Look again and again, for ever."""
-        while True:
-            await asyncio.sleep(POLL_SECONDS)
-            for bearer in list(self._running):
-                await self._check(bearer)
+    async def look(self) -> None:
+        """Cut what came with a token that does not hold any more."""
+        await asyncio.gather(*map(self._check, list(self._running)))
 
     async def _check(self, bearer: str) -> None:
         try:
             await aauthenticate(bearer)
         except LensError as error:
             self._cut(bearer, error)
+        except Exception:
+            logger.exception("a token could not be looked at again")
+            self._cut(bearer, Unavailable("The platform cannot tell whether the token holds."))
 
     def _cut(self, bearer: str, error: LensError) -> None:
         for running in list(self._running.get(bearer, ())):

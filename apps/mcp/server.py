@@ -9,26 +9,31 @@ from __future__ import annotations
 
 import json
 import logging
-from contextvars import ContextVar
-from dataclasses import dataclass
+from collections import Counter
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import mcp_types
 from mcp.server.caching import CacheHint
 from mcp.server.lowlevel import Server
-from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler
 from mcp.shared.exceptions import MCPError
 
 from apps.audit.models import Result
-from apps.common.errors import LensError
+from apps.common.errors import LensError, RateLimited
+from apps.mcp.caller import caller_of, schema_of
 from apps.mcp.tool import Call, Outcome
 from apps.mcp.trail import Record
 from apps.mcp.workplace import Warm, Workplace
 
 if TYPE_CHECKING:
+    import uuid
+    from collections.abc import Iterator
+
     from mcp.server.context import ServerRequestContext
 
+    from apps.mcp.caller import Caller
     from apps.mcp.catalog import Catalog, Listed
+    from apps.mcp.listening import Listeners
     from apps.mcp.live import Live, Running
     from apps.orgs.types import Principal
     from apps.sandboxes.client import AsyncSandboxd
@@ -36,34 +41,29 @@ if TYPE_CHECKING:
     Context = ServerRequestContext[Any, Any]
 
 NAME = "lens-agents"
-SCOPE_KEY = "lens.caller"
 CLIENT_GONE = 499
+MAX_CALLS = 32
 INSTRUCTIONS = (
     "Tools of this platform run in a sandbox of your own and are governed: what your policy does "
     "not allow is refused with a reason and a decision id that an administrator can look up."
 )
-# The SDK asks for a tool's schema by its name alone, before any handler runs.
-current_catalog: ContextVar[Catalog | None] = ContextVar("current_catalog", default=None)
+BUSY = RateLimited(
+    f"You have {MAX_CALLS} calls under way.",
+    code="too_many_calls",
+    remedy="Wait until some of them have ended.",
+)
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who sent a request, with what, and what they may see; the endpoint puts it in the scope."""
-
-    bearer: str
-    principal: Principal
-    catalog: Catalog
 
 
 class Governed:
     """The handlers. One for each event loop."""
 
-    def __init__(self, sandboxd: AsyncSandboxd, live: Live) -> None:
+    def __init__(self, sandboxd: AsyncSandboxd, live: Live, listeners: Listeners) -> None:
         self._sandboxd = sandboxd
         self._live = live
+        self._listeners = listeners
         self._warm = Warm()
-        self.bus = InMemorySubscriptionBus()
+        self._under_way: Counter[uuid.UUID] = Counter()
 
     def server(self, version: str) -> Server[Any]:
         """The SDK's server with these handlers."""
@@ -76,28 +76,48 @@ class Governed:
                 "tools/list": CacheHint(ttl_ms=0, scope="private"),
                 "server/discover": CacheHint(ttl_ms=0, scope="private"),
             },
-            get_tool_input_schema=_schema_of,
+            get_tool_input_schema=schema_of,
             on_list_tools=self.list_tools,
             on_call_tool=self.call_tool,
-            on_subscriptions_listen=ListenHandler(self.bus),
+            on_subscriptions_listen=self._listeners.listen,
         )
 
     async def list_tools(
         self, ctx: Context, _params: mcp_types.PaginatedRequestParams | None
     ) -> mcp_types.ListToolsResult:
         """All visible tools at once, by name."""
-        catalog = _caller(ctx).catalog
+        catalog = caller_of(ctx).catalog
         return mcp_types.ListToolsResult(tools=[entry.wire for entry in catalog.listed.values()])
 
     async def call_tool(
         self, ctx: Context, params: mcp_types.CallToolRequestParams
     ) -> mcp_types.CallToolResult:
         """One call, audited however it ends."""
-        caller = _caller(ctx)
+        caller = caller_of(ctx)
         record = Record(caller.principal, params.name, params.arguments or {})
         listed = caller.catalog.listed.get(params.name)
         if listed is None:
             raise _unknown(caller.catalog, record)
+        if self._under_way[caller.principal.id] >= MAX_CALLS:
+            return _answer(_failed(BUSY, record), record)
+        with self._counted(caller.principal):
+            return await self._watched(caller, listed, record)
+
+    @contextmanager
+    def _counted(self, principal: Principal) -> Iterator[None]:
+        """A principal has a bounded number of calls under way, so that none takes all places."""
+        self._under_way[principal.id] += 1
+        try:
+            yield
+        finally:
+            self._under_way[principal.id] -= 1
+            if not self._under_way[principal.id]:
+                del self._under_way[principal.id]
+
+    async def _watched(
+        self, caller: Caller, listed: Listed, record: Record
+    ) -> mcp_types.CallToolResult:
+        """The call, so that it can be cut; however it ends, it is audited."""
         answer: mcp_types.CallToolResult | None = None
         with self._live.under(caller.bearer) as running:
             try:
@@ -134,8 +154,10 @@ _INTERNAL = LensError("The platform failed to do this. An administrator finds it
 
 def _failed(error: LensError, record: Record) -> Outcome:
     """An error of ours as the caller's: `{"error", "message", "field"?, "remedy"?}`."""
-    ours = error.status >= 500
-    record.fail(Result.ERROR if ours else Result.FAILURE, error.status, error.error_code)
+    result = Result.ERROR if error.status >= 500 else Result.FAILURE
+    if error.status in (403, 429):
+        result = Result.DENIED
+    record.fail(result, error.status, error.error_code)
     data: dict[str, Any] = {"error": error.error_code, "message": error.message}
     data |= {key: error.data[key] for key in ("field", "remedy") if error.data.get(key)}
     remedy = f" {data['remedy']}" if data.get("remedy") else ""
@@ -179,16 +201,3 @@ def _record_end(running: Running, record: Record) -> None:
     else:
         record.fail(Result.FAILURE, CLIENT_GONE, "cancelled by the caller")
     record.emit()
-
-
-def _caller(ctx: Context) -> Caller:
-    if ctx.request is None:
-        raise MCPError(mcp_types.INVALID_REQUEST, "This endpoint is served over HTTP only.")
-    caller: Caller = ctx.request.scope[SCOPE_KEY]
-    return caller
-
-
-def _schema_of(name: str) -> dict[str, Any] | None:
-    catalog = current_catalog.get()
-    listed = catalog.listed.get(name) if catalog else None
-    return listed.wire.input_schema if listed else None

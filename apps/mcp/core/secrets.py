@@ -14,6 +14,8 @@ from typing import Any, Final
 
 MAX_TEXT: Final = 4_000
 MAX_DEPTH: Final = 6
+# Beyond it a number may have no decimal form (Python bounds that), nor fit a database.
+_LARGEST: Final = 2**63
 
 _NAMED = (
     ("private key", r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----[A-Za-z0-9+/=\s\\]{0,8000}"),
@@ -88,4 +90,6 @@ def mask(value: Any, depth: int = 0) -> Any:
         }
     if isinstance(value, list):
         return [mask(item, depth + 1) for item in value[:100]]
+    if isinstance(value, int | float) and not abs(value) < _LARGEST:
+        return "[number]"
     return value

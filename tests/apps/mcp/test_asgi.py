@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
+import json
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +13,12 @@ import httpx2
 import pytest
 
 from apps.agents import services as agents
+from apps.audit.spool import encode_event
 from apps.common import clock
-from apps.mcp import asgi
+from apps.mcp import host, server
 from apps.orgs import services as orgs
+from apps.policies import services as policies
+from apps.policies.documents import ToolRuleDoc, document_of
 from apps.sandboxes.models import Sandbox
 from tests.apps.mcp.conftest import in_thread
 
@@ -21,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from tests.apps.mcp.conftest import Edge, Events
+    from tests.factories import World
 
 pytestmark = pytest.mark.database
 LEGACY = "2025-11-25"
@@ -149,20 +155,25 @@ async def test_a_token_that_holds_no_more_is_401(
     assert 'error="invalid_token"' in reply.headers["www-authenticate"]
 
 
-async def test_a_sandbox_token_opens_nothing_here(edge: Edge) -> None:
+async def test_a_sandbox_token_opens_nothing_here(edge: Edge, events: Events) -> None:
     async with edge.client() as client:
         await client.call_tool("shell_exec", {"command": "true"})
     [box] = edge.twin.boxes.values()
     headers = modern_headers(edge, "tools/list", Authorization=f"Bearer {box.spec['token']}")
     reply = await post(edge, headers)
     assert (reply.status_code, reply.json()["error"]) == (401, "token_audience")
+    [event] = [event for event in events if event["action"] == "mcp.refuse"]
+    assert event["principal_kind"] == "sandbox"
 
 
-@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "evil.example:80", ""])
-async def test_a_foreign_host_is_421(edge: Edge, host: str) -> None:
-    reply = await post(edge, modern_headers(edge, "tools/list", Host=host))
+@pytest.mark.parametrize("name", ["evil.example", "127.0.0.1.evil.example", "evil.example:80", ""])
+async def test_a_foreign_host_is_421(edge: Edge, events: Events, name: str) -> None:
+    reply = await post(edge, modern_headers(edge, "tools/list", Host=name))
     assert reply.status_code == 421
     assert reply.json()["error"] == "host_not_allowed"
+    [event] = events
+    assert (event["action"], event["result"], event["org"]) == ("mcp.refuse", "denied", None)
+    assert event["metadata"] == {"code": "host_not_allowed", "host": name}
 
 
 @pytest.mark.parametrize(
@@ -207,7 +218,7 @@ async def test_a_body_over_the_bound_is_413(edge: Edge) -> None:
     assert reply.status_code == 413
 
 
-async def test_a_session_belongs_to_its_token(edge: Edge) -> None:
+async def test_a_session_belongs_to_its_token(edge: Edge, events: Events) -> None:
     other = await in_thread(edge.other_agent, ("*",))
     sibling = await in_thread(
         lambda: agents.token_create(edge.world.agent, name="2", actor=edge.world.admin).value
@@ -223,10 +234,14 @@ async def test_a_session_belongs_to_its_token(edge: Edge) -> None:
         nobody = {**mine, "Authorization": ""}
         assert (await client.post(edge.url, headers=nobody, json=LIST)).status_code == 401
         assert (await client.post(edge.url, headers=mine, json=LIST)).status_code == 200
+    thefts = [event for event in events if event["action"] == "mcp.refuse"]
+    assert len(thefts) == 6
+    assert thefts[0]["metadata"]["code"] == "session_of_other_token"
+    assert thefts[0]["principal_name"] == "Lead bot"
 
 
 async def test_no_token_takes_all_sessions(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asgi, "MAX_SESSIONS", 3)
+    monkeypatch.setattr(host, "MAX_SESSIONS", 3)
     other = await in_thread(edge.other_agent, ("*",))
     async with http() as client:
         sessions = [await opened(edge, client, edge.token) for _ in range(3)]
@@ -320,3 +335,109 @@ async def test_the_same_sandbox_is_kept_between_eras(edge: Edge) -> None:
         async with edge.client(mode=mode) as client:
             await client.call_tool("shell_exec", {"command": "true"})
     assert await in_thread(Sandbox.objects.count) == 1
+
+
+async def test_a_listener_hears_when_its_own_list_changes(edge: Edge) -> None:
+    stranger = await in_thread(edge.other_agent, ("whoami",))
+    headers = modern_headers(edge, "subscriptions/listen")
+    asked = modern("subscriptions/listen", notifications={"toolsListChanged": True})
+    heard: dict[str, list[str]] = {edge.token: [], stranger: []}
+
+    async def listen(client: httpx2.AsyncClient, token: str) -> None:
+        mine = {**headers, "Authorization": f"Bearer {token}"}
+        async with client.stream("POST", edge.url, headers=mine, json=asked) as reply:
+            async for line in reply.aiter_lines():
+                if line.startswith("data:"):
+                    heard[token].append(json.loads(line[5:])["method"])
+
+    async with http() as client:
+        tasks = [asyncio.ensure_future(listen(client, token)) for token in heard]
+        await until(lambda: all(heard.values()))
+        await in_thread(narrow, edge.world)
+        await until(lambda: len(heard[edge.token]) == 2)
+        await asyncio.sleep(0.6)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    acknowledged = "notifications/subscriptions/acknowledged"
+    assert heard[edge.token] == [acknowledged, "notifications/tools/list_changed"]
+    assert heard[stranger] == [acknowledged]
+
+
+def narrow(world: World) -> None:
+    """Take a tool away."""
+    document = dataclasses.replace(document_of(world.policy), tools=(ToolRuleDoc("file_*"),))
+    policies.policy_save(world.org, document=document, policy=world.policy, actor=world.admin)
+
+
+async def test_one_agent_does_not_take_all_places(
+    edge: Edge, events: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "MAX_CALLS", 2)
+    headers = modern_headers(edge, "tools/call", **{"Mcp-Name": "shell_exec"})
+
+    def body(command: str) -> dict[str, Any]:
+        return modern("tools/call", name="shell_exec", arguments={"command": command})
+
+    async with http() as client:
+        running = [
+            asyncio.ensure_future(client.post(edge.url, headers=headers, json=body("sleep 60")))
+            for _ in range(2)
+        ]
+        await until(lambda: sum(len(box.running) for box in edge.twin.boxes.values()) == 2)
+        reply = await client.post(edge.url, headers=headers, json=body("true"))
+        assert reply.json()["result"]["structuredContent"]["error"] == "too_many_calls"
+        other = await in_thread(edge.other_agent, ("*",))
+        theirs = {**headers, "Authorization": f"Bearer {other}"}
+        reply = await client.post(edge.url, headers=theirs, json=body("true"))
+        assert reply.json()["result"]["structuredContent"]["exit_code"] == 0
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        await until(lambda: not any(box.running for box in edge.twin.boxes.values()))
+        reply = await client.post(edge.url, headers=headers, json=body("true"))
+        assert reply.json()["result"]["structuredContent"]["exit_code"] == 0
+    [refusal] = [event for event in events.on("mcp_tool") if event["status"] == 429]
+    assert refusal["result"] == "denied"
+
+
+HUGE = "9" * 5000
+ODD_ARGUMENTS = {
+    "a huge number": f'{{"command": "true", "timeout": {HUGE}}}',
+    "a huge unknown number": f'{{"command": "true", "x": {HUGE}}}',
+    "no number": '{"command": "true", "timeout": NaN}',
+    "infinity": '{"command": "true", "timeout": 1e999}',
+    "half a character": '{"command": "echo \\ud800"}',
+    "half a character in a name": '{"\\ud800": 1}',
+    "a NUL": '{"command": "echo \\u0000"}',
+    "terminal escapes": '{"command": "true", "workdir": "\\u001b[2J\\u202e"}',
+    "depth": '{"command": ' + "[" * 400 + "]" * 400 + "}",
+    "no object": "[1]",
+}
+
+
+@pytest.mark.parametrize("arguments", ODD_ARGUMENTS.values(), ids=ODD_ARGUMENTS)
+@pytest.mark.parametrize("era", ["modern", "legacy"])
+async def test_odd_arguments_never_break_call_or_trail(
+    edge: Edge, events: Events, era: str, arguments: str
+) -> None:
+    async with http() as client:
+        if era == "modern":
+            headers = modern_headers(edge, "tools/call", **{"Mcp-Name": "shell_exec"})
+            template = json.dumps(modern("tools/call", name="shell_exec", arguments="@"))
+        else:
+            headers = await opened(edge, client, edge.token)
+            params = {"name": "shell_exec", "arguments": "@"}
+            call = {"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": params}
+            template = json.dumps(call)
+        headers["Content-Type"] = "application/json"
+        body = template.replace('"@"', arguments).encode()
+        reply = await client.post(edge.url, headers=headers, content=body)
+        again = await client.post(
+            edge.url, headers=headers, content=body.replace(HUGE.encode(), b"1")
+        )
+    assert reply.status_code in (200, 400)
+    assert again.status_code in (200, 400)
+    assert "Internal" not in reply.text
+    for event in events:
+        encode_event(event)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from apps.mcp import asgi
+from apps.mcp import host, server
 from apps.mcp.tool import tools
 from lensagents.management.commands import tool_table
 from lensagents.settings.base import BASE_DIR
@@ -25,10 +25,12 @@ def test_every_tool_has_its_section() -> None:
 
 
 def test_the_page_on_the_endpoint_names_its_bounds_and_errors() -> None:
-    assert f"| open sessions of one token | {asgi.MAX_SESSIONS} |" in MCP
-    assert asgi.MAX_BODY == 4 * 1024 * 1024
-    source = (BASE_DIR / "apps" / "mcp" / "asgi.py").read_text()
-    codes = set(re.findall(r'(?:code=|\d{3}, )"([a-z_]+)"', source))
-    assert codes
+    assert f"| open sessions of one token | {host.MAX_SESSIONS} |" in MCP
+    assert f"| calls of one agent under way | {server.MAX_CALLS} |" in MCP
+    assert host.MAX_BODY == 4 * 1024 * 1024
+    sources = [BASE_DIR / "apps" / "mcp" / name for name in ("asgi.py", "gate.py", "server.py")]
+    text = "".join(source.read_text() for source in sources)
+    codes = set(re.findall(r'(?:code=|\d{3},\s+)"([a-z_]+)"', text)) - {"session_of_other_token"}
+    assert len(codes) > 5
     for code in codes:
         assert f"`{code}`" in MCP, code
