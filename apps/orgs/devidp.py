@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,11 +20,13 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from werkzeug.serving import BaseWSGIServer
 
 HOST: Final = "127.0.0.1"
+FILE: Final = "dev-idp.json"
 STOP_SECONDS: Final = 3.0
 DEFAULT_PEOPLE: Final = (
     {"sub": "admin", "email": "admin@example.com", "name": "Admin"},
@@ -37,6 +40,17 @@ _running: list[DevIdp] = []
 def running_origin() -> str:
     """The issuer of the provider that runs in this process, or "" when none does."""
     return _running[0].issuer if _running else ""
+
+
+def prepare(folder: Path, people: Iterable[Mapping[str, str]]) -> str:
+    """Choose the port and the people (`sub`, `email`, `name`) of a later start; the issuer.
+
+    For whoever connects the provider before the platform runs. A port chosen before stays.
+    """
+    file = folder / FILE
+    port = int(_saved(file).get("port", 0)) or _free_port()
+    _save(file, port, people)
+    return f"http://{HOST}:{port}"
 
 
 class DevIdp:
@@ -56,7 +70,7 @@ class DevIdp:
                 f" start when the platform listens on {bind}. Listen on 127.0.0.1, or start with"
                 " --no-dev-idp and connect your own identity provider."
             )
-        self._file = folder / "dev-idp.json"
+        self._file = folder / FILE
         saved = _saved(self._file)
         self._port = port or int(saved.get("port", 0))
         self._people = saved.get("people") or list(DEFAULT_PEOPLE)
@@ -85,8 +99,7 @@ class DevIdp:
             ) from None
         self._port = self._server.server_port
         self._server.app = make_app(self.issuer, self._people)
-        content = {"port": self._port, "people": self._people}
-        self._file.write_text(json.dumps(content, indent=2) + "\n")
+        _save(self._file, self._port, self._people)
         self._thread = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, name="dev-idp"
         )
@@ -103,6 +116,16 @@ class DevIdp:
         self._server.shutdown()
         self._thread.join(STOP_SECONDS)
         self._server.server_close()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def _save(file: Path, port: int, people: Iterable[Mapping[str, str]]) -> None:
+    file.write_text(json.dumps({"port": port, "people": list(people)}, indent=2) + "\n")
 
 
 def _saved(file: Path) -> dict[str, Any]:

@@ -51,5 +51,5 @@ class ProviderForm(SetupForm):
     )
     client_id = forms.CharField(max_length=255, label="Client ID")
     client_secret = forms.CharField(
-        max_length=500, label="Client secret", widget=forms.PasswordInput(render_value=False)
+        max_length=500, label="Client secret", widget=forms.PasswordInput({"autocomplete": "off"})
     )

@@ -22,14 +22,20 @@ from django.db import connection
 
 from apps.audit.models import AuditEvent, Surface
 from apps.common import clock
+from apps.orgs import devidp
+from apps.orgs.models import IdentityProvider
+from apps.orgs.services.identity_providers import idp_create_development, idp_mark_working
+from apps.orgs.types import SYSTEM
 from lensagents.demo import play
-from lensagents.demo.seed import seed
+from lensagents.demo.seed import PEOPLE, seed
 from lensagents.demo.story import HOST, steps
 from lensagents.demo.twin import TicketingTwin
 
 if TYPE_CHECKING:
     import datetime as dt
     from collections.abc import Callable, Iterator
+
+    from apps.orgs.models import Organization
 
 START_TIMEOUT_S = 60
 STOP_TIMEOUT_S = 10
@@ -68,7 +74,9 @@ def session(port: int, say: Callable[[str], None]) -> Iterator[Session]:
     secret = ticketing_token()
     say("Preparing Acme Corp …")
     call_command("migrate", verbosity=0, interactive=False)
-    token = seed(secret).token
+    seeded = seed(secret)
+    connect_sign_in(seeded.org)
+    token = seeded.token
     connection.close()
     with TicketingTwin(HOST, secret) as twin, platform(twin, port) as url:
         say(f"The platform runs at {url}\n")
@@ -76,6 +84,14 @@ def session(port: int, say: Callable[[str], None]) -> Iterator[Session]:
         told = asyncio.run(play.play(f"{url}/mcp", token, lambda one: say(_line(one))))
         ok = all(one.ok for one in told) and _proves(twin, told, secret, say)
         yield Session(url, _show_audit(started, say) and ok)
+
+
+def connect_sign_in(org: Organization) -> None:
+    """The people of the seed can sign in at once, through the development identity provider."""
+    people = [{"sub": email, "email": email, "name": name} for email, name, _, _ in PEOPLE]
+    issuer = devidp.prepare(settings.DATA_DIR, people)
+    if not IdentityProvider.objects.filter(org=org, issuer=issuer).exists():
+        idp_mark_working(idp_create_development(org, issuer=issuer, actor=SYSTEM), actor=SYSTEM)
 
 
 def _line(one: play.Told) -> str:

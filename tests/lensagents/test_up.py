@@ -152,7 +152,7 @@ def set_up(platform: RunningPlatform, browser: Browser) -> None:
     browser.open("/setup/")
     browser.send("/setup/open/", token=platform.setup_link())
     browser.send(name="Acme", slug="acme", admin_name="Ana", email="ana@acme.test")
-    browser.follow("Sign in with Development sign-in")
+    browser.follow("Sign in with development provider")
     browser.choose("ana@acme.test")
     assert (browser.path, browser.page.status_code) == ("/", 200)
 
@@ -186,7 +186,7 @@ def test_a_whole_life(tmp_path: Path) -> None:
         assert browser.open("/").url.path == "/"
         browser.client.cookies.clear()
         browser.open("/")
-        browser.follow("Sign in with Development sign-in")
+        browser.follow("Sign in with development provider")
         browser.choose("ana@acme.test")
         assert browser.path == "/"
         pids = children(again.process.pid)

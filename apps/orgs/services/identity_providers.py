@@ -18,6 +18,8 @@ from apps.orgs.trail import created, note
 if TYPE_CHECKING:
     from apps.orgs.types import Actor
 
+DEVELOPMENT_CLIENT = "lensagents"
+
 
 @transaction.atomic
 def idp_create(
@@ -40,6 +42,19 @@ def idp_create(
     changes = created(idp, "name", "issuer", "client_id")
     note(actor, SignInAction.IDP_CREATE, idp, {**changes, "secret": SECRET})
     return idp
+
+
+def idp_create_development(org: Organization, *, issuer: str, actor: Actor) -> IdentityProvider:
+    """The development provider: any client may use it, with any secret."""
+    return idp_create(
+        org,
+        name="development provider",
+        issuer=issuer,
+        client_id=DEVELOPMENT_CLIENT,
+        secret=DEVELOPMENT_CLIENT,
+        is_development=True,
+        actor=actor,
+    )
 
 
 @transaction.atomic

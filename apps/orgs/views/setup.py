@@ -23,7 +23,7 @@ from apps.orgs.models import IdentityProvider
 from apps.orgs.oidc.flow import Purpose
 from apps.orgs.oidc.metadata import discover
 from apps.orgs.services import setup as services
-from apps.orgs.services.identity_providers import idp_create, idp_update
+from apps.orgs.services.identity_providers import idp_create, idp_create_development, idp_update
 from apps.orgs.throttle import throttled
 from apps.orgs.views.sign_in import Departure
 
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from apps.orgs.models import Organization
 
     View = Callable[..., HttpResponseBase]
-
-DEV_CLIENT_ID = "lensagents"
 
 
 def in_setup(view: View) -> View:
@@ -171,12 +169,4 @@ def _connect_development(org: Organization) -> None:
     """Beside the embedded default there is a provider already."""
     issuer = devidp.running_origin()
     if issuer:
-        idp_create(
-            org,
-            name="Development sign-in",
-            issuer=issuer,
-            client_id=DEV_CLIENT_ID,
-            secret=DEV_CLIENT_ID,
-            is_development=True,
-            actor=services.SETUP,
-        )
+        idp_create_development(org, issuer=issuer, actor=services.SETUP)

@@ -87,7 +87,11 @@ def refused(
 ) -> HttpResponse:
     """Audit a refusal and say it."""
     services.sign_in_refused(idp, refusal)
-    context = {"message": refusal.message, "no_access": refusal.code == services.NO_ACCESS}
+    context = {
+        "message": refusal.message,
+        "no_access": refusal.code == services.NO_ACCESS,
+        "in_setup": session.in_setup(request),
+    }
     return render(request, "orgs/refused.html", context, status=403)
 
 

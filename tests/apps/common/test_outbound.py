@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from pytest_django.fixtures import SettingsWrapper
+    from pytest_django.fixtures import Settings
 
 HOST = "api.partner.test"
 SECRET = "s3cr3t-in-the-query"
@@ -139,7 +139,7 @@ def test_odd_spellings_of_loopback_are_refused(spelling: str) -> None:
         outbound.fetch(f"https://{spelling}/")
 
 
-def test_operator_may_open_private_ranges_and_nothing_else(settings: SettingsWrapper) -> None:
+def test_operator_may_open_private_ranges_and_nothing_else(settings: Settings) -> None:
     settings.OUTBOUND_PRIVATE = ["10.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16"]
     for address in ("127.0.0.1", "169.254.169.254"):
         with pytest.raises(Invalid, match="may not be reached"):

@@ -37,7 +37,7 @@ def test_whole_setup_ends_signed_in(browser: Browser, dev_idp: DevIdp) -> None:
     assert browser.path == "/setup/organization/"
     browser.send(**ACME)
     assert browser.path == "/setup/sign-in/"
-    browser.follow("Sign in with Development sign-in")
+    browser.follow("Sign in with development provider")
     browser.choose("admin")
 
     assert browser.path == "/"
@@ -67,7 +67,7 @@ def test_second_visit_signs_in_and_out(browser: Browser, dev_idp: DevIdp) -> Non
     browser.client.cookies.clear()
     browser.open("/?page=1")
     assert browser.path == "/login/"
-    browser.follow("Sign in with Development sign-in")
+    browser.follow("Sign in with development provider")
     before = browser.client.cookies["lens_session"]
     browser.choose("admin")
     assert str(browser.page.url).endswith("/?page=1")
@@ -151,7 +151,7 @@ def test_bad_organization_is_refused_at_its_field(browser: Browser) -> None:
 def test_somebody_else_does_not_become_admin(browser: Browser, dev_idp: DevIdp) -> None:
     enter(browser)
     browser.send(**ACME)
-    browser.follow("Sign in with Development sign-in")
+    browser.follow("Sign in with development provider")
     browser.choose("member")
     assert browser.page.status_code == 403
     assert "You signed in as member@example.com" in browser.page.text
@@ -167,7 +167,7 @@ def test_setup_goes_on_after_a_new_link(browser: Browser, dev_idp: DevIdp) -> No
     enter(browser)
     assert browser.path == "/setup/sign-in/"
     browser.send("/setup/admin/", email="admin@example.com")
-    browser.follow("Sign in with Development sign-in")
+    browser.follow("Sign in with development provider")
     browser.choose("admin")
     assert browser.path == "/"
     assert User.objects.get().email == "admin@example.com"
