@@ -17,9 +17,10 @@ from apps.agents import selectors, services
 from apps.agents.forms import AgentForm, MintForm
 from apps.agents.models import Agent, AgentToken
 from apps.common import clock
-from apps.common.admin import READ_ONLY, OrgInline, OrgModelAdmin
+from apps.common.admin import OrgInline, OrgModelAdmin
 from apps.common.admin_display import NOTHING, badge, button, counted
 from apps.common.admin_forms import fresh
+from apps.common.admin_scope import READ_ONLY
 from apps.common.errors import LensError
 
 if TYPE_CHECKING:
@@ -273,7 +274,7 @@ class AgentTokenAdmin(OrgModelAdmin):
 
 
 def snippets(value: str) -> list[tuple[str, str]]:
-    """(title, text) of ready configurations. Files name the variable: none holds the token."""
+    """(title, text) of ready configurations; the file for a repository names the variable only."""
     endpoint = f"{settings.PUBLIC_URL}/mcp"
     server = {
         "type": "http",

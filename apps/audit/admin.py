@@ -14,8 +14,9 @@ from django.utils.html import format_html
 
 from apps.audit.models import AuditEvent
 from apps.common import clock
-from apps.common.admin import READ_ONLY, OrgModelAdmin
+from apps.common.admin import OrgModelAdmin
 from apps.common.admin_display import NOTHING, badge_column, hostile, hostile_column
+from apps.common.admin_scope import READ_ONLY
 from apps.common.inert import inert
 
 if TYPE_CHECKING:
@@ -81,11 +82,11 @@ class SeenFilter(admin.SimpleListFilter):
 
     def lookups(self, request: Any, model_admin: Any) -> list[tuple[str, str]]:
         """What was seen lately, by name."""
-        value, name = self.columns
-        newest = model_admin.get_queryset(request).order_by("-at")
-        pairs = set(newest.values_list(value, name)[:LOOKED_AT])
-        seen = {str(key): inert(text, limit=80) for key, text in pairs if key and text}
-        return sorted(seen.items(), key=lambda item: item[1].lower())
+        pairs = {
+            (str(row[self.columns[0]]), row[self.columns[1]]) for row in seen(request, model_admin)
+        }
+        named = [(key, inert(text, limit=80)) for key, text in pairs if key != "None" and text]
+        return sorted(named, key=lambda item: item[1].lower())
 
     def queryset(self, request: Any, queryset: QuerySet[Any]) -> QuerySet[Any]:  # noqa: ARG002  Django's signature
         """Events with this value; a value that nobody offered finds nothing."""
@@ -94,6 +95,18 @@ class SeenFilter(admin.SimpleListFilter):
         if self.value() not in {str(key) for key, _ in self.lookup_choices}:
             return queryset.none()
         return queryset.filter(**{self.columns[0]: self.value()})
+
+
+def seen(request: Any, model_admin: Any) -> list[dict[str, Any]]:
+    """What the newest events hold in the columns of the filters; read once a request."""
+    if not hasattr(request, "audit_seen"):
+        columns = [
+            name for found in (TeamFilter, ProjectFilter, PrincipalFilter) for name in found.columns
+        ]
+        newest = model_admin.get_queryset(request).order_by("-at")
+        request.audit_seen = list(newest.values(*columns)[:LOOKED_AT])
+    found: list[dict[str, Any]] = request.audit_seen
+    return found
 
 
 class TeamFilter(SeenFilter):

@@ -16,7 +16,7 @@ the site is given by the composition root.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied
@@ -28,7 +28,6 @@ from unfold.admin import ModelAdmin, TabularInline
 from unfold.widgets import UnfoldAdminTextareaWidget
 
 from apps.common.admin_forms import (
-    OrgForm,
     Refusal,
     TenantRequest,
     adopt,
@@ -37,102 +36,18 @@ from apps.common.admin_forms import (
     is_new,
     refusing_at,
 )
+from apps.common.admin_scope import OrgScoped
 from apps.common.errors import Conflict, LensError
 from apps.common.inert import inert
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
     from django.db.models import Model, QuerySet
     from django.forms import BaseModelFormSet, ModelForm
     from django.http import HttpRequest, HttpResponse
 
-VIEW, ADD, CHANGE, DELETE = "view", "add", "change", "delete"
-ALL_VERBS = {VIEW: "view", ADD: "create", CHANGE: "update", DELETE: "delete"}
-READ_ONLY = {VIEW: "view"}
 RACE = "Somebody else changed this at the same moment. Look again and repeat."
-
-
-class Gate(Protocol):
-    """What the base asks of the admin site."""
-
-    name: str
-
-    def allows(self, request: HttpRequest, verb: str, obj: Model | None = None) -> bool:
-        """Whether the request's actor may; without an object: anywhere in the organization."""
-
-    def choices(self, request: HttpRequest, model: type[Model]) -> QuerySet[Any]:
-        """The rows of `model` that this request may refer to."""
-
-    def trail(self, request: HttpRequest, noun: str, obj: Model) -> Sequence[Any]:
-        """The newest audit events about `obj`, of this organization."""
-
-    def each_context(self, request: HttpRequest) -> dict[str, Any]:
-        """What every page of the site needs."""
-
-
-class OrgScoped:
-    """Scope and permissions, for model admins and inlines alike.
-
-    `noun` names the verbs that are asked of `can`; `verbs` says which one stands behind each of
-    Django's four, absent = never. `scope` is the path from the row to its organization.
-    """
-
-    noun: ClassVar[str] = ""
-    verbs: ClassVar[dict[str, str]] = ALL_VERBS
-    scope: ClassVar[str] = "org"
-    form: type[ModelForm[Any]] = OrgForm
-
-    if TYPE_CHECKING:
-        admin_site: Gate
-        model: type[Model]
-
-    def visible(self, actor: Any) -> QuerySet[Any]:
-        """The rows that this actor may see: a selector of the app."""
-        raise NotImplementedError
-
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
-        """The organization's rows that this person may see."""
-        org, actor = getattr(request, "org", None), getattr(request, "actor", None)
-        if org is None or actor is None:
-            return self.model._default_manager.none()  # noqa: SLF001  Django's public name for it
-        rows = self.visible(actor).filter(**{self.scope: org.pk})
-        ordering = cast("Any", self).get_ordering(request)
-        return rows.order_by(*ordering) if ordering else rows
-
-    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """May look."""
-        return self.permitted(request, VIEW, obj)
-
-    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """May create; `obj` is the parent for inlines."""
-        return self.permitted(request, ADD, obj)
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """May change."""
-        return self.permitted(request, CHANGE, obj)
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """May delete."""
-        return self.permitted(request, DELETE, obj)
-
-    def has_module_permission(self, request: HttpRequest) -> bool:
-        """Whether the menu shows it."""
-        return self.has_view_permission(request)
-
-    def permitted(self, request: HttpRequest, what: str, obj: Any) -> bool:
-        """Ask the site; a row that cannot be seen cannot be acted on either."""
-        verb = self.verbs.get(what)
-        if verb is None:
-            return False
-        row = self.row(request, obj)
-        if obj is not None and row is None:
-            return False
-        return self.admin_site.allows(request, f"{self.noun}.{verb}", row)
-
-    def row(self, request: HttpRequest, obj: Any) -> Any:
-        """`obj`, or the visible row with this id: the theme asks with the id from the address."""
-        return cast("Any", self).get_object(request, obj) if isinstance(obj, str) else obj
 
 
 class OrgModelAdmin(OrgScoped, ModelAdmin):
@@ -227,6 +142,14 @@ class OrgModelAdmin(OrgScoped, ModelAdmin):
             refusal = Refusal(RACE)
         request.refusal = refusal  # type: ignore[attr-defined]  # read by OrgForm
         return super().changeform_view(request, object_id, form_url, extra_context)
+
+    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
+        """What `list_filter` offers and no more: else a column that is shown nowhere, such as a
+        hash or a ciphertext, could be guessed at bit by bit.
+        """
+        names = [filter_name(entry) for entry in self.get_list_filter(request)]
+        offered = any(lookup == name or lookup.startswith(f"{name}__") for name in names)
+        return offered and bool(super().lookup_allowed(lookup, value, request))
 
     def render_change_form(
         self, request: HttpRequest, context: dict[str, Any], **kwargs: Any
@@ -364,6 +287,13 @@ class OrgModelAdmin(OrgScoped, ModelAdmin):
 
     def _get_obj_does_not_exist_redirect(self, *args: Any) -> HttpResponse:  # noqa: ARG002  Django's signature
         raise Http404
+
+
+def filter_name(entry: Any) -> str:
+    """The query parameter of an entry of `list_filter`, without its look-up."""
+    if isinstance(entry, type):
+        return str(getattr(entry, "parameter_name", ""))
+    return str(entry if isinstance(entry, str) else entry[0])
 
 
 class OrgInline(OrgScoped, TabularInline):

@@ -16,7 +16,7 @@ from apps.common.errors import LensError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from apps.common.admin import Gate
+    from apps.common.admin_scope import Gate
 
     _ModelForm = forms.ModelForm[Any]
 else:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin
 
-from apps.common.admin import READ_ONLY, OrgModelAdmin
+from apps.common.admin import OrgModelAdmin
 from apps.common.admin_display import badge_column, hostile_column
+from apps.common.admin_scope import READ_ONLY
 from apps.jobs.models import Job
 
 if TYPE_CHECKING:

@@ -8,8 +8,9 @@ from django.contrib import admin
 from django.db.models import Q
 from django.utils.html import format_html, format_html_join
 
-from apps.common.admin import READ_ONLY, OrgModelAdmin
+from apps.common.admin import OrgModelAdmin
 from apps.common.admin_display import NOTHING, badge_column, button, hostile, hostile_column
+from apps.common.admin_scope import READ_ONLY
 from apps.orgs.models import ProjectRole
 from apps.orgs.selectors import projects_of, visible
 from apps.sandboxes import services

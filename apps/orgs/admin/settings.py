@@ -10,8 +10,9 @@ from django.contrib import admin
 from django.http import HttpResponseRedirect
 from unfold.widgets import UnfoldAdminSelect2Widget
 
-from apps.common.admin import READ_ONLY, OrgModelAdmin
+from apps.common.admin import OrgModelAdmin
 from apps.common.admin_forms import OrgForm
+from apps.common.admin_scope import READ_ONLY
 from apps.orgs import selectors, services
 from apps.orgs.models import IdentityProvider, Organization
 

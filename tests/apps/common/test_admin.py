@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from django.contrib import admin
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from django.urls import get_resolver
 
+from apps.agents import services as agents
 from apps.audit.models import AuditEvent, Surface
 from apps.audit.services import record
 from apps.common import clock
@@ -18,7 +21,9 @@ from apps.common.admin import OrgInline, OrgModelAdmin
 from apps.common.admin_forms import OrgForm
 from apps.connections import services as connections
 from apps.jobs.models import Job
+from apps.orgs import services as orgs
 from apps.orgs.models import IdentityProvider
+from apps.orgs.types import SYSTEM
 from apps.sandboxes.models import Sandbox
 from tests import factories
 from tests.apps.admin_support import ISSUER, browser, registered, url
@@ -211,6 +216,40 @@ def test_django_views_that_know_no_tenants_are_gone() -> None:
     assert not names & {"password_change", "password_change_done", "view_on_site"}
 
 
+@pytest.mark.parametrize(
+    "query",
+    [
+        "/agents/agenttoken/?token_hash__startswith=a",
+        "/connections/credential/?ciphertext__isnull=0",
+        "/orgs/membership/?user__session_salt__startswith=a",
+        "/sandboxes/sandbox/?token_hash=x",
+        "/agents/agent/?team__credentials__key_id=x",
+    ],
+)
+def test_columns_that_no_filter_offers_cannot_be_guessed_at(acme: World, query: str) -> None:
+    assert browser(acme.auditor).get(query).status_code in (302, 400)
+
+
+def test_lists_cost_the_same_for_many_rows(acme: World) -> None:
+    client = browser(acme.admin)
+    counts = []
+    for number in range(2):
+        for index in range(5):
+            slug = f"t{number}-{index}"
+            team = orgs.team_create(acme.org, slug=slug, name=slug, actor=acme.admin)
+            agents.agent_create(acme.org, team=team, slug=slug, name=slug, actor=acme.admin)
+            factories.person(acme.org, slug, teams=[team])
+        counts.append([queries(client, url(m.model, "changelist")) for m in registered()])
+    assert counts[0] == counts[1]
+
+
+def queries(client: Client, page: str) -> tuple[str, int]:
+    """How many queries a page makes."""
+    with CaptureQueriesContext(connection) as captured:
+        client.get(page)
+    return page, len(captured)
+
+
 def test_bulk_deletion_of_foreign_rows_does_nothing(acme: World, globex: World) -> None:
     client = browser(globex.admin)
     data = {"action": "delete_selected", "_selected_action": [str(acme.team.pk)], "post": "yes"}
@@ -261,10 +300,7 @@ def test_switching_needs_a_membership(acme: World, globex: World) -> None:
 
 
 def test_switching_works_in_the_other_organization(acme: World, globex: World) -> None:
-    from apps.orgs import services  # noqa: PLC0415
-    from apps.orgs.types import SYSTEM  # noqa: PLC0415
-
-    services.user_invite(globex.org, email=acme.admin.name, role="auditor", actor=SYSTEM)
+    orgs.user_invite(globex.org, email=acme.admin.name, role="auditor", actor=SYSTEM)
     client = browser(acme.admin)
     assert "Globex" in client.get("/").content.decode()
     client.post("/switch/", {"org": str(globex.org.pk)})
