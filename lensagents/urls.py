@@ -3,29 +3,13 @@
 `apps.orgs.urls` comes before it, and its `/login/` and `/logout/` replace the admin's own.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-from urllib.parse import urlencode
-
 from django.contrib import admin
-from django.shortcuts import redirect
-from django.urls import include, path, reverse
+from django.urls import include, path
 
-if TYPE_CHECKING:
-    import uuid
-
-    from django.http import HttpRequest, HttpResponse
-
-
-def explain(_request: HttpRequest, decision_id: uuid.UUID) -> HttpResponse:
-    """The link in a refusal: the audit trail at that decision, for whoever may read it there."""
-    query = urlencode({"q": decision_id})
-    return redirect(f"{reverse('admin:audit_auditevent_changelist')}?{query}")
-
+from lensagents.views import explain
 
 urlpatterns = [
-    path("explain/<uuid:decision_id>", explain, name="explain"),
     path("", include("apps.orgs.urls")),
+    path("explain/<uuid:decision_id>", explain, name="explain"),
     path("", admin.site.urls),
 ]

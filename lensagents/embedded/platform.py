@@ -18,7 +18,7 @@ import os
 import signal
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from django.conf import settings
 from django.core.management import call_command
@@ -26,7 +26,7 @@ from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 
 from lensagents import privileges
-from lensagents.embedded.sandbox_host import SandboxHost
+from lensagents.embedded.sandbox_host import SandboxHost, sandboxd_config
 from lensagents.embedded.single import Claim, require_free_port
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class Platform:
         self.claim.take()
         settings.SPOOL_DIR.mkdir(mode=0o711, exist_ok=True)
         uid, gid = self._user()
-        self.sandbox_host.start(self.sandboxd_config(uid, gid))
+        self.sandbox_host.start({**sandboxd_config(uid, gid), "stop_on_stdin_eof": True})
         self._become(uid, gid)
         self._migrate()
 
@@ -96,22 +96,6 @@ class Platform:
             except Exception:
                 logger.exception("%s did not stop cleanly", type(service).__name__)
         self.sandbox_host.stop()
-
-    def sandboxd_config(self, uid: int, gid: int) -> dict[str, Any]:
-        """What sandboxd reads (see apps/sandboxes/harness/config.py)."""
-        return {
-            "socket": str(settings.RUN_DIR / "sandboxd.sock"),
-            "control_uid": uid,
-            "control_gid": gid,
-            "broker_socket": str(settings.RUN_DIR / "broker.sock"),
-            "proxy_uid_base": settings.PROXY_UID_BASE,
-            "max_sandboxes": settings.MAX_SANDBOXES,
-            "spool_root": str(settings.SPOOL_DIR),
-            "explain_url": f"{settings.PUBLIC_URL}/explain/",
-            "address_map": settings.ADDRESS_MAP,
-            "upstream_ca_file": settings.UPSTREAM_CA_FILE,
-            "stop_on_stdin_eof": True,
-        }
 
     def _user(self) -> tuple[int, int]:
         """Who we shall be: as root, a service user if it can work here; else who we are."""

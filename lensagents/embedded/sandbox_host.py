@@ -15,9 +15,11 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from django.conf import settings
+
 from apps.common.errors import LensError
 from apps.sandboxes.client import Sandboxd
-from apps.sandboxes.paths import sandboxd_socket
+from apps.sandboxes.paths import broker_socket, sandboxd_socket
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +29,22 @@ logger = logging.getLogger(__name__)
 CLEAN_ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 STOP_SECONDS = 3.0
 REPORT_SECONDS = 20.0
+
+
+def sandboxd_config(control_uid: int, control_gid: int) -> dict[str, Any]:
+    """What sandboxd reads (docs/sandbox.md), for a control plane that runs as this user."""
+    return {
+        "socket": str(sandboxd_socket()),
+        "control_uid": control_uid,
+        "control_gid": control_gid,
+        "broker_socket": str(broker_socket()),
+        "proxy_uid_base": settings.PROXY_UID_BASE,
+        "max_sandboxes": settings.MAX_SANDBOXES,
+        "spool_root": str(settings.SPOOL_DIR),
+        "explain_url": f"{settings.PUBLIC_URL}/explain",
+        "address_map": settings.ADDRESS_MAP,
+        "upstream_ca_file": settings.UPSTREAM_CA_FILE,
+    }
 
 
 class SandboxHost:

@@ -6,6 +6,7 @@ and a test checks that.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -139,6 +140,12 @@ HOST = env.text("HOST", "127.0.0.1")
 PORT = env.number("PORT", 8000, low=1, high=65535)
 PUBLIC_URL = env.origin("PUBLIC_URL", f"http://{f'[{HOST}]' if ':' in HOST else HOST}:{PORT}")
 ALLOWED_HOSTS = [urlsplit(PUBLIC_URL).hostname or "", *env.listing("ALLOWED_HOSTS", [])]
+# Agents reach the platform at its own address inside the sandbox, never through its public one.
+LENS_PLATFORM_HOSTS = tuple(
+    f"*{name}" if name.startswith(".") else name
+    for name in map(str.lower, ALLOWED_HOSTS)
+    if re.fullmatch(r"\.?[a-z0-9-]*[a-z][a-z0-9.-]*", name)
+)
 STATIC_URL = "/static/"
 STATICFILES_DIRS = [BASE_DIR / "static"]
 STATIC_ROOT: Path | None = DATA_DIR / "static"

@@ -10,6 +10,7 @@ from django.core.management.base import BaseCommand, CommandError
 from apps.common.errors import Conflict
 from apps.orgs.services.setup import setup_link_create
 from lensagents.embedded.single import running_url
+from lensagents.health import database_state
 
 if TYPE_CHECKING:
     import argparse
@@ -19,7 +20,6 @@ class Command(BaseCommand):
     """Print a set-up link; an earlier one stops working."""
 
     help = "Print a single-use link, valid for 15 minutes, that opens the set-up."
-    requires_migrations_checks = True
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """`--data-dir` is a setting as well: manage.py sets it first."""
@@ -27,6 +27,12 @@ class Command(BaseCommand):
 
     def handle(self, *_args: Any, **_options: Any) -> None:
         """Make the link; the token is shown here and nowhere else."""
+        state = database_state()
+        if state != "ok":
+            raise CommandError(
+                f"the database is not ready ({state}): start the platform with `manage.py up`, or"
+                " run `manage.py migrate`"
+            )
         try:
             token = setup_link_create()
         except Conflict as error:

@@ -1,0 +1,16 @@
+"""What beat does for this app."""
+
+from __future__ import annotations
+
+from django.contrib.sessions.models import Session
+
+from apps.common import clock
+from apps.jobs.periodic import every
+
+HOUR = 3600
+
+
+@every(HOUR, name="orgs.clear_sessions")
+def clear_sessions() -> None:
+    """Delete sessions that have ended: each visit to the sign-in leaves one."""
+    Session.objects.filter(expire_date__lt=clock.now()).delete()

@@ -1,0 +1,56 @@
+"""`manage.py sandbox_host`: the control plane's part of a host with sandboxes, on a server.
+
+sandboxd itself is another process, and the only one that may be root.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from typing import TYPE_CHECKING, Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand
+
+from apps.sandboxes.broker import Broker
+from apps.sandboxes.paths import broker_socket
+from apps.sandboxes.watch import Watcher
+from lensagents.embedded.sandbox_host import sandboxd_config
+
+if TYPE_CHECKING:
+    import argparse
+
+    from lensagents.embedded.platform import Service
+
+
+class Command(BaseCommand):
+    """Answer the egress proxies and keep sandboxes up to date, until SIGTERM or SIGINT."""
+
+    help = "Run the credential broker and the policy watcher of a host with sandboxes."
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """sandboxd's configuration follows from ours; print it once when installing."""
+        parser.add_argument(
+            "--print-config",
+            action="store_true",
+            help="print the configuration of sandboxd for a control plane of this user, and end",
+        )
+
+    def handle(self, *_args: Any, **options: Any) -> None:
+        """Run both until told to end."""
+        if options["print_config"]:
+            config = sandboxd_config(os.geteuid(), os.getegid())
+            self.stdout.write(json.dumps(config, indent=2))
+            return
+        stop = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
+        settings.SPOOL_DIR.mkdir(mode=0o711, parents=True, exist_ok=True)
+        services: list[Service] = [Broker(broker_socket()), Watcher()]
+        for service in services:
+            service.start()
+        stop.wait()
+        for service in reversed(services):
+            service.stop()
