@@ -44,15 +44,15 @@ class SandboxTokens:
     def problem(row: Sandbox) -> tuple[str, str] | None:
         """(code, sentence) of why this sandbox may do nothing any more."""
         if row.state not in LIVE_STATES:
-            return "sandbox_over", "The sandbox of this token is over."
+            return "token_sandbox_over", "The sandbox of this token is over."
         if row.org.closed_at is not None:
-            return "org_closed", "The organization of this token was closed."
+            return "token_organization_closed", "The organization of this token was closed."
         if row.team.deleted_at is not None:
-            return "team_gone", "The team of this token was deleted."
+            return "token_team_gone", "The team of this token was deleted."
         if row.principal_kind == PrincipalKind.AGENT and row.agent is None:
-            return "agent_gone", "The agent of this token was deleted."
+            return "token_agent_gone", "The agent of this token was deleted."
         if row.agent is not None and row.agent.disabled_at is not None:
-            return "agent_disabled", "The agent of this token is disabled."
+            return "token_agent_disabled", "The agent of this token is disabled."
         return None
 
 
