@@ -147,6 +147,7 @@ def platform(twin: TicketingTwin, port: int) -> Iterator[str]:
     """`manage.py up` as a process of its own, told where the twin is; stopped by its pid."""
     ca_file = settings.DATA_DIR / "demo-twin-ca.pem"
     ca_file.write_text(twin.ca_pem)
+    ca_file.chmod(0o644)  # the sandbox host reads it as another user
     environment = {
         **os.environ,  # noqa: TID251  handed on, not read
         "LENS_ADDRESS_MAP": json.dumps({twin.host: ["127.0.0.1", twin.port]}),

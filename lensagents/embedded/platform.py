@@ -64,6 +64,7 @@ class Platform:
         require_free_port(self.host, self.port)
         self.claim.take()
         settings.SPOOL_DIR.mkdir(mode=0o711, exist_ok=True)
+        settings.SPOOL_DIR.chmod(0o711)  # whatever the umask: proxies of other users pass it
         uid, gid = self._user()
         self.sandbox_host.start({**sandboxd_config(uid, gid), "stop_on_stdin_eof": True})
         self._become(uid, gid)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from typing import TYPE_CHECKING, Any
@@ -40,10 +41,11 @@ class Command(BaseCommand):
             raise CommandError("the demo runs on the embedded default only")
         once = options["once"]
         port = options["port"] or (free_port() if once else settings.PORT)
+        os.umask(0o077)  # the database and the token are for us alone
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         try:
             with session(port, self.say) as played:
-                self.say(self.closing(played))
+                self.say(self.closing(played, once=once))
                 if not once:
                     signal.pause()
         except KeyboardInterrupt:
@@ -55,10 +57,12 @@ class Command(BaseCommand):
             sys.exit(EXIT_ISOLATION)
         sys.exit(0 if played.ok else EXIT_DIFFERS)
 
-    def closing(self, played: Session) -> str:
-        """What to open."""
+    def closing(self, played: Session, *, once: bool) -> str:
+        """What to open, where something stays open."""
         if not played.ok:
             return "\nSomething differed from the description: see the lines marked FAIL."
+        if once:
+            return "\nEverything went as described."
         return (
             f"\nOpen {played.url}/ and sign in as Ana Admin; the session is at"
             f" {played.url}/audit/auditevent/\nCtrl-C ends the demo."
