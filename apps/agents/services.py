@@ -15,6 +15,7 @@ from apps.common.ids import token as new_token
 from apps.common.ids import token_hash
 from apps.orgs import revision
 from apps.orgs.access import require
+from apps.orgs.selectors import live_teams
 from apps.orgs.trail import created, note
 from apps.orgs.types import PrincipalKind
 from apps.policies.models import Policy
@@ -53,9 +54,9 @@ def agent_create(
     _check_team(org, team)
     agent = Agent(org=org, team=team, slug=slug, name=name, description=description, kind=kind)
     rows.insert(agent, taken=f"An agent with the slug “{slug}” exists. Choose another slug.")
-    revision.bump()
     changes = created(agent, "slug", "name", "description", "kind")
     note(actor, AgentAction.AGENT_CREATE, agent, {**changes, "team": (None, team.slug)})
+    revision.bump()
     return agent
 
 
@@ -75,8 +76,8 @@ def agent_update(
         _check_team(agent.org, team)
     changes = rows.update(agent, rows.given(name=name, description=description, team=team))
     if changes:
-        revision.bump()
         note(actor, AgentAction.AGENT_UPDATE, agent, changes)
+        revision.bump()
     return agent
 
 
@@ -87,8 +88,8 @@ def agent_disable(agent: Agent, *, actor: Actor) -> Agent:
     agent = rows.locked(agent)
     if agent.disabled_at is None:
         changes = rows.update(agent, {"disabled_at": clock.now()})
-        revision.bump()
         note(actor, AgentAction.AGENT_DISABLE, agent, changes)
+        revision.bump()
     return agent
 
 
@@ -99,8 +100,8 @@ def agent_enable(agent: Agent, *, actor: Actor) -> Agent:
     agent = rows.locked(agent)
     if agent.disabled_at is not None:
         changes = rows.update(agent, {"disabled_at": None})
-        revision.bump()
         note(actor, AgentAction.AGENT_ENABLE, agent, changes)
+        revision.bump()
     return agent
 
 
@@ -110,10 +111,10 @@ def agent_delete(agent: Agent, *, actor: Actor) -> None:
     require(actor, "agent.delete", agent)
     agent = rows.locked(agent)
     tokens = agent.tokens.count()
-    revision.bump()
     note(actor, AgentAction.AGENT_DELETE, agent, {"slug": (agent.slug, None)}, tokens_gone=tokens)
     Policy.objects.filter(agent=agent).delete()
     agent.delete()
+    revision.bump()
 
 
 @transaction.atomic
@@ -135,9 +136,9 @@ def token_create(
         expires_at=expires_at,
     )
     rows.insert(token, taken="Try again.")
-    revision.bump()
     changes = {**created(token, "name", "hint", "expires_at"), "agent": (None, agent.slug)}
     note(actor, AgentAction.TOKEN_CREATE, token, changes)
+    revision.bump()
     return Minted(token, value)
 
 
@@ -148,13 +149,13 @@ def token_revoke(token: AgentToken, *, actor: Actor) -> AgentToken:
     token = rows.locked(token)
     if token.revoked_at is None:
         changes = rows.update(token, {"revoked_at": clock.now()})
-        revision.bump()
         note(actor, AgentAction.TOKEN_REVOKE, token, changes, agent=token.agent.slug)
+        revision.bump()
     return token
 
 
 def _check_team(org: Organization, team: Team) -> None:
-    if team.org_id != org.pk or team.deleted_at is not None:
+    if not live_teams(org.pk).filter(pk=team.pk).exists():
         raise Invalid("There is no such team in this organization.", field="team")
 
 

@@ -28,10 +28,11 @@ _TAKEN_CODES = frozenset({"unique", "unique_together"})
 def locked(row: RowType) -> RowType:
     """The row as it is now, locked until the transaction ends; NotFound when it is gone.
 
+    The lock leaves the key free (FOR NO KEY UPDATE): others may insert rows that point to it.
     SQLite has no row locks and needs none: its transactions begin IMMEDIATE, one writer at a time.
     """
     manager = type(row)._default_manager  # noqa: SLF001  Django's documented name
-    found = manager.select_for_update(of=("self",)).filter(pk=row.pk).first()
+    found = manager.select_for_update(of=("self",), no_key=True).filter(pk=row.pk).first()
     if found is None:
         raise NotFound("Not found.")
     return found

@@ -23,7 +23,8 @@ from apps.connections.models import Credential
 from apps.connections.registry import kinds
 from apps.orgs import revision
 from apps.orgs.access import require
-from apps.orgs.models import OrgRole, Project, Team
+from apps.orgs.models import OrgRole, Project
+from apps.orgs.selectors import live_teams
 from apps.orgs.trail import created, note
 from apps.orgs.types import PrincipalKind
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from apps.common.crypto import KeyRing
     from apps.connections.types import CredentialKind
-    from apps.orgs.models import Organization
+    from apps.orgs.models import Organization, Team
     from apps.orgs.types import Actor
 
 
@@ -60,9 +61,9 @@ def credential_create(
     _seal(row, value)
     rows.insert(row, taken=f"A credential with the slug “{slug}” exists. Choose another slug.")
     changes = _set_teams(row, allowed_teams, actor)
-    revision.bump()
     fields = ("slug", "name", "kind", "username", "allowed_hosts")
     note(actor, CredentialAction.CREATE, row, {**created(row, *fields), "value": SECRET, **changes})
+    revision.bump()
     return row
 
 
@@ -95,8 +96,8 @@ def credential_update(
     if allowed_teams is not None:
         changes |= _set_teams(row, allowed_teams, actor)
     if changes:
-        revision.bump()
         note(actor, CredentialAction.UPDATE, row, changes)
+        revision.bump()
     return row
 
 
@@ -105,7 +106,6 @@ def credential_delete(credential: Credential, *, actor: Actor) -> None:
     """Forget it; Conflict while a policy binds it."""
     require(actor, "credential.delete", credential)
     row = rows.locked(credential)
-    revision.bump()
     note(actor, CredentialAction.DELETE, row, {"slug": (row.slug, None)})
     try:
         row.delete()
@@ -114,6 +114,7 @@ def credential_delete(credential: Credential, *, actor: Actor) -> None:
         raise Conflict(
             f"It is bound by {' and '.join(names)}. Remove the binding there first."
         ) from error
+    revision.bump()
 
 
 def credential_value(credential: Credential) -> str:
@@ -169,7 +170,7 @@ def _set_teams(row: Credential, teams: Iterable[Team], actor: Actor) -> dict[str
 
 def _check_teams(row: Credential, added: Collection[uuid.UUID], actor: Actor) -> None:
     """New teams must exist; who is no organization admin sees those of the project only."""
-    known = Team.objects.filter(org=row.org_id, pk__in=added, deleted_at=None)
+    known = live_teams(row.org_id).filter(pk__in=added)
     if actor.kind is not PrincipalKind.SYSTEM and actor.role != OrgRole.ADMIN:
         known = known.filter(grants__project=row.project_id)
     if known.count() != len(added):

@@ -2,7 +2,8 @@
 
 Rules.
 1. A service that changes who may do what calls `bump()` in its transaction: the change and the new
-   number become visible together, or not at all.
+   number become visible together, or not at all. It calls it after its last other write: everyone
+   who changes something waits for this one row, and who holds it must not wait for anything else.
 2. A process trusts what it has cached only as long as the number did not move. It reads the number
    at most 250 ms before it relies on it; within that time it answers from memory.
 3. A process that could not read the number for longer than its lease (2 s) denies: it cannot know

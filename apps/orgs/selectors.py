@@ -71,6 +71,11 @@ def teams_visible(actor: Actor | None) -> QuerySet[Team]:
     return visible(Team.objects.filter(deleted_at=None), actor, "team.view", own)
 
 
+def live_teams(org_id: uuid.UUID) -> QuerySet[Team]:
+    """The teams of an organization that are not deleted, for services that are given one."""
+    return Team.objects.filter(org=org_id, deleted_at=None)
+
+
 def projects_visible(actor: Actor | None) -> QuerySet[Project]:
     """Projects that still exist: all for readers, the granted ones for others."""
     own = Q(pk__in=projects_of(actor)) if actor else Q()

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from enum import StrEnum
 
-    from apps.orgs.models import Organization
     from apps.policies.core.check import Problem
     from apps.policies.documents import (
         BindingDoc,
@@ -54,7 +53,7 @@ _OWN_HEADERS = frozenset(
 )
 
 
-def check_document(org: Organization, document: PolicyDocument) -> None:
+def check_document(document: PolicyDocument) -> None:
     """Raise Invalid with the first problem: shape, rules, hidden rules, bindings, in this order."""
     _check_sections(document)
     layer = layer_of(document)
@@ -62,7 +61,7 @@ def check_document(org: Organization, document: PolicyDocument) -> None:
     for hidden in hidden_rules(layer):
         raise Invalid(hidden.message, field=hidden.rule, hidden_by=hidden.by)
     for index, binding in enumerate(document.bindings):
-        _check_binding(org, document, binding, f"bindings[{index}]")
+        _check_binding(document, binding, f"bindings[{index}]")
 
 
 def layer_of(document: PolicyDocument) -> Layer:
@@ -133,12 +132,8 @@ def _tool(rule: ToolRuleDoc, at: str) -> ToolRule:
     return ToolRule(at, rule.pattern, _choice(Action, rule.action, f"{at}.action"))
 
 
-def _check_binding(
-    org: Organization, document: PolicyDocument, binding: BindingDoc, at: str
-) -> None:
+def _check_binding(document: PolicyDocument, binding: BindingDoc, at: str) -> None:
     credential = binding.credential
-    if credential.org_id != org.pk:
-        raise Invalid("There is no such credential.", field=f"{at}.credential")
     if document.team not in credential.allowed_teams.all():
         raise Invalid(
             f"The owner of “{credential}” does not allow this team. Ask the owner to add it to "

@@ -11,6 +11,7 @@ from django.db.models import Q
 
 from apps.common import rows
 from apps.common.errors import Conflict, Invalid, NotFound
+from apps.connections.models import Credential
 from apps.orgs import revision
 from apps.orgs.access import require
 from apps.orgs.trail import note
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     import uuid
     from collections.abc import Iterable
 
-    from apps.common.tenancy import TenantRow
+    from apps.common.tenancy import Row, TenantRow
     from apps.orgs.models import Organization
     from apps.orgs.types import Actor
     from apps.policies.documents import PolicyDocument
@@ -71,22 +72,23 @@ def policy_delete(policy: Policy, *, actor: Actor) -> None:
     """Delete it. A team without a policy may do nothing."""
     require(actor, "policy.delete", policy)
     policy = rows.locked(policy)
-    revision.bump()
     before = outline(document_of(policy))
     note(actor, PolicyAction.DELETE, policy, {key: (old, None) for key, old in before.items()})
     policy.delete()
+    revision.bump()
 
 
 def _create(org: Organization, document: PolicyDocument, actor: Actor) -> Saved:
     _check_subject(org, document)
-    check_document(org, document)
+    document = _with_locked_credentials(org, document)
+    check_document(document)
     subject = {"kind": document.kind, "team": document.team, "agent": document.agent}
     policy = Policy(org=org, **subject, **_columns(document))
     rows.insert(policy, taken=_taken(document))
     _write_rules(policy, document)
-    revision.bump()
     after = outline(document)
     note(actor, PolicyAction.CREATE, policy, {key: (None, new) for key, new in after.items()})
+    revision.bump()
     return Saved(policy, _warnings(org, document))
 
 
@@ -101,14 +103,15 @@ def _update(org: Organization, policy: Policy, document: PolicyDocument, actor: 
             f"Someone saved version {policy.version} while you edited version {document.version}. "
             "Reload the policy and make your change again."
         )
-    check_document(org, document)
+    document = _with_locked_credentials(org, document)
+    check_document(document)
     before, after = outline(document_of(policy)), outline(document)
     changes = {key: (before[key], after[key]) for key in after if before[key] != after[key]}
     if changes:
         rows.update(policy, {**_columns(document), "version": policy.version + 1})
         _write_rules(policy, document)
-        revision.bump()
         note(actor, PolicyAction.UPDATE, policy, changes, version=policy.version)
+        revision.bump()
     return Saved(policy, _warnings(org, document))
 
 
@@ -133,11 +136,35 @@ def _check_subject(org: Organization, document: PolicyDocument) -> None:
         if (row is not None) != (document.kind == kind):
             wanted = f"needs its {kind}" if row is None else f"has no {kind}"
             raise Invalid(f"A policy of kind {document.kind} {wanted}.", field=kind)
-        if row is not None and (row.org_id != org.pk or getattr(row, "deleted_at", None)):
-            raise Invalid(f"There is no such {kind} in this organization.", field=kind)
+        if row is not None:
+            _lock_subject(org, kind, row)
     ceilings = Policy.objects.filter(org=org, kind=PolicyKind.CEILING)
     if document.kind == PolicyKind.CEILING and ceilings.exists():
         raise Conflict(_taken(document))
+
+
+def _lock_subject(org: Organization, kind: str, row: Row) -> None:
+    """The team or agent, locked: it shall not go while its policy comes."""
+    try:
+        found: Any = rows.locked(row)
+    except NotFound:
+        found = None
+    if found is None or found.org_id != org.pk or getattr(found, "deleted_at", None):
+        raise Invalid(f"There is no such {kind} in this organization.", field=kind)
+
+
+def _with_locked_credentials(org: Organization, document: PolicyDocument) -> PolicyDocument:
+    """The document with its credentials as they are now, locked in a fixed order."""
+    wanted = {binding.credential.pk for binding in document.bindings}
+    held = Credential.objects.select_for_update(of=("self",), no_key=True).order_by("pk")
+    found = {row.pk: row for row in held.filter(org=org, pk__in=wanted)}
+    for index, binding in enumerate(document.bindings):
+        if binding.credential.pk not in found:
+            raise Invalid("There is no such credential.", field=f"bindings[{index}].credential")
+    bindings = tuple(
+        replace(binding, credential=found[binding.credential.pk]) for binding in document.bindings
+    )
+    return replace(document, bindings=bindings)
 
 
 def _taken(document: PolicyDocument) -> str:

@@ -124,6 +124,7 @@ RECIPES: dict[str, Recipe] = {
             "secret": "secret-of-the-recipe",
         },
     ),
+    "idp_create_development": Recipe(lambda w: w.org, {"issuer": "http://127.0.0.1:9/"}),
     "idp_update": Recipe(_provider, {"name": "Other", "client_id": "other"}),
     "idp_mark_working": Recipe(_provider),
     "team_create": Recipe(lambda w: w.org, NEW),

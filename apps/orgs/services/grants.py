@@ -30,14 +30,14 @@ def grant_set(
     if project.org_id != team.org_id:
         raise Invalid("There is no such project in this organization.", field="project")
     project = live_project(project)
-    grant = ProjectGrant.objects.select_for_update().filter(team=team, project=project).first()
+    grant = ProjectGrant.objects.filter(team=team, project=project).first()
     if grant is None:
         return _grant_new(team, project, role, actor)
     require(actor, "grant.update", grant)
     changes = rows.update(grant, {"role": role})
     if changes:
-        revision.bump()
         note(actor, OrgAction.GRANT_UPDATE, grant, changes)
+        revision.bump()
     return grant
 
 
@@ -46,14 +46,14 @@ def grant_remove(grant: ProjectGrant, *, actor: Actor) -> None:
     """The team's sandboxes in the project stop, its agents no longer see it."""
     require(actor, "grant.delete", grant)
     grant = rows.locked(grant)
-    revision.bump()
     note(actor, OrgAction.GRANT_DELETE, grant, {"role": (grant.role, None)})
     grant.delete()
+    revision.bump()
 
 
 def _grant_new(team: Team, project: Project, role: str, actor: Actor) -> ProjectGrant:
     grant = ProjectGrant(org_id=team.org_id, team=team, project=project, role=role)
     rows.insert(grant, taken="The team was given a role on this project at the same moment.")
-    revision.bump()
     note(actor, OrgAction.GRANT_CREATE, grant, {"role": (None, role)})
+    revision.bump()
     return grant

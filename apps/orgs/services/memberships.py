@@ -12,6 +12,7 @@ from apps.orgs import revision
 from apps.orgs.access import require
 from apps.orgs.events import OrgAction
 from apps.orgs.models import Membership, Organization, OrgRole, Team, TeamMembership, User
+from apps.orgs.selectors import live_teams
 from apps.orgs.trail import note
 
 if TYPE_CHECKING:
@@ -35,13 +36,13 @@ def user_invite(
         rows.insert(user, taken=f"{email} was added by someone else at the same time.")
     membership = Membership(org=org, user=user, role=role)
     rows.insert(membership, taken=f"{user.email} is already a member of this organization.")
-    revision.bump()
     note(
         actor,
         OrgAction.MEMBERSHIP_CREATE,
         membership,
         {"email": (None, user.email), "role": (None, role)},
     )
+    revision.bump()
     return membership
 
 
@@ -63,8 +64,8 @@ def membership_update(
     if teams is not None:
         changes |= _set_teams(membership, teams)
     if changes:
-        revision.bump()
         note(actor, OrgAction.MEMBERSHIP_UPDATE, membership, changes)
+        revision.bump()
     return membership
 
 
@@ -75,7 +76,6 @@ def membership_remove(membership: Membership, *, actor: Actor) -> None:
     _lock_organization(membership)
     membership = rows.locked(membership)
     _keep_an_admin(membership)
-    revision.bump()
     note(
         actor,
         OrgAction.MEMBERSHIP_DELETE,
@@ -83,11 +83,12 @@ def membership_remove(membership: Membership, *, actor: Actor) -> None:
         {"email": (membership.user.email, None), "role": (membership.role, None)},
     )
     membership.delete()
+    revision.bump()
 
 
 def _lock_organization(membership: Membership) -> None:
     """Two admins who demote each other at the same moment must not both succeed."""
-    Organization.objects.select_for_update().get(pk=membership.org_id)
+    Organization.objects.select_for_update(no_key=True).get(pk=membership.org_id)
 
 
 def _keep_an_admin(membership: Membership) -> None:
@@ -100,8 +101,7 @@ def _keep_an_admin(membership: Membership) -> None:
 
 def _set_teams(membership: Membership, teams: Iterable[Team]) -> rows.Changes:
     wanted = {team.pk: team for team in teams}
-    known = Team.objects.filter(org=membership.org_id, pk__in=wanted, deleted_at=None)
-    if known.count() != len(wanted):
+    if live_teams(membership.org_id).filter(pk__in=wanted).count() != len(wanted):
         raise Invalid("One of these teams does not exist in this organization.", field="teams")
     held = {row.team_id: row for row in membership.team_memberships.select_related("team")}
     if held.keys() == wanted.keys():

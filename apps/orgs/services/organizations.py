@@ -27,8 +27,8 @@ def organization_create(
     org = Organization(slug=slug, name=name, time_zone=_known_zone(time_zone))
     require(actor, "organization.create", org)
     rows.insert(org, taken=f"An organization with the slug “{slug}” exists. Choose another slug.")
-    revision.bump()
     note(actor, OrgAction.ORGANIZATION_CREATE, org, created(org, "slug", "name", "time_zone"))
+    revision.bump()
     return org
 
 
@@ -43,8 +43,8 @@ def organization_update(
         _known_zone(time_zone)
     changes = rows.update(org, rows.given(name=name, time_zone=time_zone))
     if changes:
-        revision.bump()
         note(actor, OrgAction.ORGANIZATION_UPDATE, org, changes)
+        revision.bump()
     return org
 
 

@@ -30,8 +30,8 @@ def project_create(
     require(actor, "project.create", org)
     project = Project(org=org, slug=slug, name=name, description=description)
     rows.insert(project, taken=f"A project with the slug “{slug}” exists. Choose another slug.")
-    revision.bump()
     note(actor, OrgAction.PROJECT_CREATE, project, created(project, "slug", "name", "description"))
+    revision.bump()
     return project
 
 
@@ -44,8 +44,8 @@ def project_update(
     project = live_project(project)
     changes = rows.update(project, rows.given(name=name, description=description))
     if changes:
-        revision.bump()
         note(actor, OrgAction.PROJECT_UPDATE, project, changes)
+        revision.bump()
     return project
 
 
@@ -60,8 +60,8 @@ def project_delete(project: Project, *, actor: Actor) -> Project:
     teams = sorted(project.grants.values_list("team__slug", flat=True))
     project.grants.all().delete()
     changes = rows.update(project, {"deleted_at": clock.now()})
-    revision.bump()
     note(actor, OrgAction.PROJECT_DELETE, project, {**changes, "granted_teams": (teams, [])})
+    revision.bump()
     return project
 
 

@@ -27,8 +27,8 @@ def team_create(
     require(actor, "team.create", org)
     team = Team(org=org, slug=slug, name=name, description=description)
     rows.insert(team, taken=f"A team with the slug “{slug}” exists. Choose another slug.")
-    revision.bump()
     note(actor, OrgAction.TEAM_CREATE, team, created(team, "slug", "name", "description"))
+    revision.bump()
     return team
 
 
@@ -41,8 +41,8 @@ def team_update(
     team = live_team(team)
     changes = rows.update(team, rows.given(name=name, description=description))
     if changes:
-        revision.bump()
         note(actor, OrgAction.TEAM_UPDATE, team, changes)
+        revision.bump()
     return team
 
 
@@ -52,8 +52,8 @@ def team_delete(team: Team, *, actor: Actor) -> Team:
     require(actor, "team.delete", team)
     team = live_team(team)
     changes = rows.update(team, {"deleted_at": clock.now()})
-    revision.bump()
     note(actor, OrgAction.TEAM_DELETE, team, changes)
+    revision.bump()
     return team
 
 
