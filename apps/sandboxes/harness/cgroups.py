@@ -309,9 +309,12 @@ class JobGroup:
     hierarchy: Hierarchy
     path: Path
 
-    def open(self) -> int:
-        """Its `cgroup.procs`, for the child; the caller closes it."""
-        return os.open(self.path / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+    def open(self) -> list[int]:
+        """Its `cgroup.procs`, and in v2 its directory, for pid 1; the caller closes them."""
+        found = [os.open(self.path / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)]
+        if self.hierarchy.version == 2:
+            found.append(os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        return found
 
     def kill(self) -> None:
         """End all of it."""

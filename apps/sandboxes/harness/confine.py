@@ -11,8 +11,12 @@ import os
 import resource
 import signal
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from apps.sandboxes.harness import syscalls
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 # pid 1 keeps what it takes to start a command as the agent and to end it; nothing to mount,
 # trace, configure a network or override a permission with.
@@ -37,11 +41,14 @@ class Identity:
     drop_user: bool
 
 
-def become(identity: Identity) -> None:
-    """Drop groups, user, all capabilities and the way back to any of them."""
+def become(identity: Identity, bounding: Iterable[int] = syscalls.ALL_CAPABILITIES) -> None:
+    """Drop groups, user, all capabilities and the way back to any of them.
+
+    `bounding`: what is left in the bounding set (a child of pid 1 has what pid 1 kept).
+    """
     if identity.drop_user:
         syscalls.prctl(syscalls.PR_SET_SECUREBITS, _SECUREBITS)
-        syscalls.drop_bounding()
+        syscalls.drop_bounding(bounding)
         os.setgroups([])
         os.setresgid(identity.gid, identity.gid, identity.gid)
         os.setresuid(identity.uid, identity.uid, identity.uid)

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _BUILD_TIMEOUT = 20.0
+_FILTER = seccomp.build() if syscalls.supported_machine() else b""
 _OOM_SCORE = b"300"  # after the agent's processes, before anything of the host's
 _OOM_SCORE_OF_JOBS = b"900"
 
@@ -243,7 +244,7 @@ def _limits(spec: Spec) -> None:
 def _close(spec: Spec) -> None:
     """Drop what pid 1 does not need; Landlock and seccomp are on for all that it will fork."""
     kept = frozenset[int]() if spec.rootless else confine.PID_1_CAPABILITIES
-    syscalls.drop_bounding(kept)
+    syscalls.drop_bounding(c for c in syscalls.ALL_CAPABILITIES if c not in kept)
     syscalls.set_capabilities(kept)
     syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
@@ -252,7 +253,7 @@ def _close(spec: Spec) -> None:
         domain = landlock.ruleset(confine.WRITABLE, version=version)
         landlock.restrict(domain)
         os.close(domain)
-    seccomp.install(seccomp.build())
+    seccomp.install(_FILTER)
 
 
 class Init:
@@ -296,25 +297,30 @@ class Init:
         """
         status = socket.socket(fileno=fds[0])
         try:
-            pid = self.fork()
+            pid, joined = self.fork(fds[3] if len(fds) > 3 else None)
         except OSError as error:
             self.report(status, {"error": "process_limit", "errno": error.errno})
             ipc.close_all(fds[1:])
             return
         if pid == 0:
-            job.run(fds, self.spec.identity)
+            job.run(fds[:2] if joined else fds[:3], self.spec.identity)
         ipc.close_all(fds[1:])
         self.jobs[pid] = status
 
-    def fork(self) -> int:
-        """Fork a child that the kernel takes before us when memory runs out.
+    def fork(self, group: int | None) -> tuple[int, bool]:
+        """Fork a child, if possible into `group`; (as fork does, whether it is in the group).
+
+        The kernel takes it before us when memory runs out.
 
         A score is inherited, so ours is raised for the moment of the fork; Landlock forbids the
         child to write its own.
         """
         os.write(self.score, _OOM_SCORE_OF_JOBS)
         try:
-            return os.fork()
+            if group is not None:
+                with contextlib.suppress(OSError):  # an old kernel; a limit is told by fork too
+                    return syscalls.fork_into(group), True
+            return os.fork(), False
         finally:
             os.write(self.score, _OOM_SCORE)
 

@@ -5,7 +5,8 @@ everything) is done when a command comes. And so nothing privileged ever parses 
 the request arrives, over a socket of this job alone, in a process that can do nothing any more.
 
 Descriptors from pid 1: the status socket, on which a job that cannot start says why; the request
-socket; and `cgroup.procs` of the job's group, where there are groups. With the request come: the
+socket; and `cgroup.procs` of the job's group, where there are groups and the child is not in its
+own by birth. With the request come: the
 request itself (a memory file), output, errors, and the input if there is any.
 """
 
@@ -15,10 +16,11 @@ import contextlib
 import errno
 import json
 import os
+import signal
 import socket
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from apps.sandboxes.harness import confine, fetch, files, ipc, selftest, syscalls
+from apps.sandboxes.harness import confine, fetch, files, ipc, seccomp, selftest, syscalls
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from apps.sandboxes.harness.confine import Identity
 
 _CANNOT_EXECUTE = 126
+_FILTER = seccomp.build_for_jobs() if syscalls.supported_machine() else b""
 
 
 def run(fds: list[int], identity: Identity) -> NoReturn:
@@ -67,15 +70,18 @@ def _tell(status: socket.socket, message: dict[str, Any]) -> None:
 def _confine(fds: list[int], identity: Identity) -> None:
     """Own control group and session, no privilege, nothing open that is not for this job.
 
-    Landlock and seccomp are on already: pid 1 is under them, and so is all that it forks.
+    Landlock and seccomp are on already: pid 1 is under them, and so is all that it forks. Only
+    clone3 is left to refuse.
     """
     confine.name_process("lens-job")
     for group in fds[2:]:
         os.write(group, b"0")
     os.setsid()
-    confine.reset_signals()
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # the only one that pid 1 handles
     syscalls.close_all_but({0, 1, 2, *fds[:2]})
-    confine.become(identity)
+    confine.become(identity, sorted(confine.PID_1_CAPABILITIES))
+    seccomp.install(_FILTER)
     os.umask(0o022)
 
 

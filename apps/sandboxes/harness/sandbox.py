@@ -130,7 +130,7 @@ class Sandbox:
         if self.control is None or self.failure:
             raise self.gone()
         group = self.group.job() if self.group else None
-        joined = [group.open()] if group is not None else []
+        joined = group.open() if group is not None else []
         (status, theirs), (requests, child) = ipc.pair(), ipc.pair()
         prepared = Prepared(status, requests, group)
         try:

@@ -52,11 +52,13 @@ REFUSED: dict[str, _Numbers] = {
 }  # fmt: skip
 
 # Refused as if the kernel did not have them, since callers then take the older way by themselves.
-# clone3 hides its flags behind a pointer that a filter cannot read.
 ABSENT: dict[str, _Numbers] = {
-    "clone3": (435, 435),
     "io_uring_setup": (425, 425), "io_uring_enter": (426, 426), "io_uring_register": (427, 427),
 }  # fmt: skip
+
+# Hides its flags behind a pointer that a filter cannot read. Process 1 alone may use it, to fork
+# its children right into their control group; see `build_for_jobs`.
+CLONE3: _Numbers = (435, 435)
 
 # The last call that this list was reviewed with (removexattrat, Linux 6.13).
 LAST_REVIEWED = 466
@@ -161,18 +163,13 @@ def _personality_rules() -> list[_Instruction]:
 
 
 def build(machine: str = "") -> bytes:
-    """The filter as an array of `struct sock_filter` for `machine` (default: this one).
+    """The filter of everything in a sandbox, process 1 included, but for clone3.
 
-    Raises KeyError for a machine whose numbers are not known.
+    An array of `struct sock_filter` for `machine` (default: this one). Raises KeyError for a
+    machine whose numbers are not known.
     """
     column, audit_arch = _ARCHITECTURES[machine or platform.machine()]
-    program: list[_Instruction] = [
-        (_LD, 0, 0, _OFFSET_ARCH),
-        # A 32-bit call has other numbers: there is no sensible answer, and no honest caller.
-        (_JEQ, 1, 0, audit_arch),
-        (_RET, 0, 0, _KILL),
-        (_LD, 0, 0, _OFFSET_NR),
-    ]
+    program = _head(audit_arch)
     if column == 0:
         program += _when(_JGE, _X32_BIT, [_refuse(errno.ENOSYS)])
     program += _when(_JGT, LAST_REVIEWED, [_refuse(errno.ENOSYS)])
@@ -190,7 +187,28 @@ def build(machine: str = "") -> bytes:
         number = numbers[column]
         if number is not None:
             program += _when(_JEQ, number, body)
-    program.append(_PASS)
+    return _packed([*program, _PASS])
+
+
+def build_for_jobs(machine: str = "") -> bytes:
+    """What jobs get on top of `build`: no clone3 either."""
+    column, audit_arch = _ARCHITECTURES[machine or platform.machine()]
+    refused = _when(_JEQ, CLONE3[column] or 0, [_refuse(errno.ENOSYS)])
+    return _packed([*_head(audit_arch), *refused, _PASS])
+
+
+def _head(audit_arch: int) -> list[_Instruction]:
+    """Leave the call's number in the accumulator, if it is one of this architecture."""
+    return [
+        (_LD, 0, 0, _OFFSET_ARCH),
+        # A 32-bit call has other numbers: there is no sensible answer, and no honest caller.
+        (_JEQ, 1, 0, audit_arch),
+        (_RET, 0, 0, _KILL),
+        (_LD, 0, 0, _OFFSET_NR),
+    ]
+
+
+def _packed(program: list[_Instruction]) -> bytes:
     return b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
 
 

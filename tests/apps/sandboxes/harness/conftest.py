@@ -7,7 +7,6 @@ import http.client
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -89,7 +88,10 @@ class Daemon:
         """Ask it to end; its exit code."""
         if self.process.poll() is None:
             self.process.terminate()
-        return self.process.wait(30)
+        code = self.process.wait(30)
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+        return code
 
     def log(self) -> str:
         return (self.folder / "log").read_text()
@@ -190,7 +192,7 @@ def start(folder: Path, **settings: Any) -> Daemon:
     environment = {**CLEAN, "LENS_TEST_SECRET": SECRET}
     with (folder / "log").open("ab") as log:
         process = subprocess.Popen(  # noqa: S603 our own interpreter and module
-            command, cwd=CHECKOUT, env=environment, stderr=log
+            command, cwd=CHECKOUT, env=environment, stdin=subprocess.PIPE, stderr=log
         )
     daemon = Daemon(folder, process)
     assert until(lambda: answers(daemon) or process.poll() is not None, START_SECONDS)
@@ -259,6 +261,4 @@ def own_daemon(isolation: None, folder: Path) -> Iterator[Daemon]:
     """A sandboxd for one test, which may break it."""
     running = start(folder)
     yield running
-    if running.process.poll() is None:
-        running.process.send_signal(signal.SIGTERM)
-    running.process.wait(30)
+    running.stop()

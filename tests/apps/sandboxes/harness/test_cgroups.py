@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ import pytest
 from apps.sandboxes.harness import cgroups
 from apps.sandboxes.harness.cgroups import Groups, Hierarchy
 from apps.sandboxes.harness.config import Limits
+from tests.apps.sandboxes.harness.conftest import CHECKOUT, CLEAN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -129,6 +131,37 @@ def test_a_group_in_use_lingers_and_goes_later(hierarchy: Hierarchy) -> None:
     process.wait(5)
     box.finished(other)
     assert not job.path.exists()
+    box.remove()
+
+
+@pytest.mark.isolation
+def test_a_child_is_born_into_its_group(hierarchy: Hierarchy) -> None:
+    """And Python in it works on: it forks, and its clean-up runs."""
+    if hierarchy.version != 2:
+        pytest.skip("version 1 has no such thing")
+    box = Groups([hierarchy]).create("box", LIMITS)
+    job = box.job()
+    assert job is not None
+    procs, directory = job.open()
+    program = (
+        "import os, sys; from apps.sandboxes.harness import syscalls\n"
+        "pid = syscalls.fork_into(int(sys.argv[1]))\n"
+        "if pid == 0:\n"
+        "    print(open('/proc/self/cgroup').read().splitlines()[-1], flush=True)\n"
+        "    if (grandchild := os.fork()) == 0: os._exit(3)\n"
+        "    os._exit(os.waitstatus_to_exitcode(os.waitpid(grandchild, 0)[1]))\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))\n"
+    )
+    done = subprocess.run(  # noqa: S603 our own interpreter
+        [sys.executable, "-c", program, str(directory)],
+        cwd=CHECKOUT, env=CLEAN, pass_fds=[directory], capture_output=True, check=True, timeout=60,
+    )  # fmt: skip
+    group, code = done.stdout.decode().splitlines()
+    assert group.endswith("/box/job-1")
+    assert code == "3"
+    os.close(procs)
+    os.close(directory)
+    box.finished(job)
     box.remove()
 
 

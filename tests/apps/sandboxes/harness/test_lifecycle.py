@@ -276,19 +276,39 @@ def test_a_host_with_no_room_says_so(isolation: None, folder: Path) -> None:
         assert small.stop() == 0
 
 
-def test_where_isolation_is_impossible_nothing_is_made(isolation: None, folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"force_unavailable": "a test says so"}, "a test says so"),
+        ({"use_cgroups": False}, "name a delegated group in cgroup_parent"),
+    ],
+)
+def test_where_isolation_is_impossible_nothing_is_made(
+    isolation: None, folder: Path, settings: dict[str, Any], told: str
+) -> None:
     """Never a sandbox with less: the answer is a refusal that names the remedy."""
-    daemon = start(folder, force_unavailable="a test says so")
+    daemon = start(folder, **settings)
     try:
         assert daemon.call("GET", "/v1/health")[1]["isolation"] == "unavailable"
         request = {"id": "x", "token": "t", "bundle": bundle(), "identity": {}}
         status, answer = daemon.call("POST", "/v1/sandboxes", request)
         assert (status, answer["error"]) == (503, "isolation_unavailable")
-        assert "a test says so" in answer["remedy"]
+        assert told in answer["remedy"]
         assert daemon.call("GET", "/v1/sandboxes")[1] == {"sandboxes": []}
-        assert len(processes(daemon)) == 3
+        assert until(lambda: len(processes(daemon)) == 3)
     finally:
         assert daemon.stop() == 0
+
+
+def test_the_parents_end_ends_it(isolation: None, folder: Path) -> None:
+    """A parent that dropped its privileges cannot signal us: it closes our standard input."""
+    daemon = start(folder, stop_on_stdin_eof=True)
+    daemon.create()
+    pids = processes(daemon)
+    assert daemon.process.stdin is not None
+    daemon.process.stdin.close()
+    assert daemon.process.wait(5) == 0
+    assert until(lambda: not any(alive(pid) for pid in pids))
 
 
 def test_the_audit_folder_is_the_proxys_and_then_the_writers(own_daemon: Daemon) -> None:
