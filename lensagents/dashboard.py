@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from django.db.models import Count, Q
-from django.db.models.functions import TruncHour
+from django.db.models import CharField, Count, Q
+from django.db.models.functions import Cast, Substr
 from django.urls import reverse
 
 from apps.agents.models import Agent, AgentToken
@@ -71,13 +71,15 @@ def overview(request: HttpRequest, allows: Allows) -> dict[str, Any]:
     context: dict[str, Any] = {"organization": org, "reads_audit": allows("audit.view")}
     if allows("audit.view"):
         decisions = recent_decisions(org)
+        bounded = bound(org) is not None
         checklist = steps(org)
         context |= {
             "steps": checklist,
             "all_done": all(step.done for step in checklist),
-            "figures": figures(org, decisions),
+            "figures": figures(org, decisions, bounded=bounded),
             "reasons": denied_reasons(org),
             "chart": json.dumps(chart(decisions)),
+            "bounded": bounded,
             "chart_options": json.dumps(CHART_OPTIONS),
             "isolation": isolation(),
         }
@@ -125,15 +127,22 @@ def steps(org: Organization) -> list[Step]:
 def recent_decisions(org: Organization) -> list[tuple[dt.datetime, str, int]]:
     """(hour, result, how many) of the data plane, last 24 hours, among the newest `NEWEST`."""
     rows = (
-        AuditEvent.objects.filter(pk__in=newest(org, Q()))
-        .annotate(hour=TruncHour("at", tzinfo=dt.UTC))
+        window(org)
+        # The text of a time begins with its hour on both databases, whose sessions are in UTC;
+        # Django's TruncHour would call Python for each row of SQLite.
+        .annotate(hour=Substr(Cast("at", CharField()), 1, 13))
         .values_list("hour", "result")
         .annotate(events=Count("pk"))
     )
-    return [(hour, result, events) for hour, result, events in rows]
+    return [
+        (dt.datetime.strptime(f"{hour} +0000", "%Y-%m-%d %H %z"), result, events)
+        for hour, result, events in rows
+    ]
 
 
-def figures(org: Organization, decisions: list[tuple[dt.datetime, str, int]]) -> list[Figure]:
+def figures(
+    org: Organization, decisions: list[tuple[dt.datetime, str, int]], *, bounded: bool
+) -> list[Figure]:
     """The counters."""
     totals: Counter[str] = Counter()
     for _, result, events in decisions:
@@ -144,10 +153,12 @@ def figures(org: Organization, decisions: list[tuple[dt.datetime, str, int]]) ->
     return [
         Figure("Agents", shown(agents.count()), page("agents_agent_changelist")),
         Figure("Live sandboxes", shown(sandboxes.count()), page("sandboxes_sandbox_changelist")),
-        Figure("Allowed, last 24 hours", shown(totals["allowed"]), f"{audit}?since=24h"),
+        Figure(
+            "Allowed, last 24 hours", shown(totals["allowed"], more=bounded), f"{audit}?since=24h"
+        ),
         Figure(
             "Denied, last 24 hours",
-            shown(totals["denied"]),
+            shown(totals["denied"], more=bounded),
             f"{audit}?since=24h&result__exact={Result.DENIED}",
         ),
     ]
@@ -156,7 +167,7 @@ def figures(org: Organization, decisions: list[tuple[dt.datetime, str, int]]) ->
 def denied_reasons(org: Organization) -> list[dict[str, Any]]:
     """The most frequent reasons of denial in the last 24 hours, each with a link to its events."""
     rows = (
-        AuditEvent.objects.filter(pk__in=newest(org, Q(result=Result.DENIED)))
+        window(org, result=Result.DENIED)
         .values("reason", "surface")
         .annotate(events=Count("pk"))
         .order_by("-events", "reason")[:REASONS_SHOWN]
@@ -174,12 +185,24 @@ def denied_reasons(org: Organization) -> list[dict[str, Any]]:
     ]
 
 
-def newest(org: Organization, condition: Q) -> QuerySet[Any]:
-    """The ids of the newest data-plane events of the last 24 hours that meet the condition."""
+def window(org: Organization, **narrow: Any) -> QuerySet[AuditEvent]:
+    """Data-plane events of the last 24 hours, no further back than the `NEWEST` newest."""
+    rows = last_hours(org, **narrow)
+    if floor := bound(org, **narrow):
+        rows = rows.filter(at__gt=floor)
+    return rows.exclude(surface__in=CONTROL_PLANE)
+
+
+def bound(org: Organization, **narrow: Any) -> dt.datetime | None:
+    """The time of the first event that is too old to be looked at; None when all are."""
+    newest = last_hours(org, **narrow).order_by("-at").values_list("at", flat=True)
+    return newest[NEWEST : NEWEST + 1].first()
+
+
+def last_hours(org: Organization, **narrow: Any) -> QuerySet[AuditEvent]:
+    """All events of the last 24 hours."""
     since = clock.now() - dt.timedelta(hours=HOURS)
-    rows = AuditEvent.objects.filter(condition, org=org, at__gte=since)
-    rows = rows.exclude(surface__in=CONTROL_PLANE)
-    return rows.order_by("-at").values("pk")[:NEWEST]
+    return AuditEvent.objects.filter(org=org, at__gte=since, **narrow)
 
 
 def chart(decisions: list[tuple[dt.datetime, str, int]]) -> dict[str, Any]:
@@ -218,9 +241,9 @@ def page(name: str) -> str:
     return reverse(f"admin:{name}")
 
 
-def shown(number: int) -> str:
-    """With thousands apart; a bound that was reached says so."""
-    return f"{NEWEST:,}+" if number >= NEWEST else f"{number:,}"
+def shown(number: int, *, more: bool = False) -> str:
+    """With thousands apart; `+` where there are more than were counted."""
+    return f"{number:,}+" if more else f"{number:,}"
 
 
 def _denied_query(reason: str, surface: str) -> str:

@@ -75,6 +75,19 @@ def test_the_chart_counts_by_hour(acme: World) -> None:
     assert denied[-3] == 1
 
 
+def test_a_busy_day_is_bounded_and_says_so(acme: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dashboard, "NEWEST", 10)
+    AuditEvent.objects.all().delete()
+    now = clock.now()
+    for second in range(30):
+        events(acme, 1, at=now - dt.timedelta(seconds=second))
+    decisions = dashboard.recent_decisions(acme.org)
+    assert sum(count for *_, count in decisions) == 10
+    page = browser(acme.admin).get("/")
+    assert "A busy day" in page.content.decode()
+    assert "10+" in [figure.value for figure in page.context["figures"]]
+
+
 def test_another_organization_changes_nothing(acme: World) -> None:
     stranger = factories.globex()
     events(stranger, 7, result="denied", reason="Globex only")
