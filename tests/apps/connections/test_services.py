@@ -150,8 +150,10 @@ class TestFields:
             ({"allowed_hosts": ["*:443"]}, "allowed_hosts[0]", "Name the hosts"),
             ({"allowed_hosts": ["10.0.0.0/8"]}, "allowed_hosts[0]", "range"),
             ({"allowed_hosts": ["0.0.0.0/0"]}, "allowed_hosts[0]", "range"),
-            ({"allowed_hosts": ["*.com"]}, "allowed_hosts[0]", "top-level"),
-            ({"allowed_hosts": ["*.com:8443"]}, "allowed_hosts[0]", "top-level"),
+            ({"allowed_hosts": ["*.com"]}, "allowed_hosts[0]", "Anybody"),
+            ({"allowed_hosts": ["*.com:8443"]}, "allowed_hosts[0]", "Anybody"),
+            ({"allowed_hosts": ["*.co.uk"]}, "allowed_hosts[0]", "Anybody"),
+            ({"allowed_hosts": ["*.com.br"]}, "allowed_hosts[0]", "Anybody"),
             ({"allowed_hosts": ["*.amazonaws.com"]}, "allowed_hosts[0]", "amazonaws.com"),
             ({"allowed_hosts": ["*.s3.amazonaws.com"]}, "allowed_hosts[0]", "amazonaws.com"),
             ({"allowed_hosts": ["x.s3.amazonaws.com"]}, "allowed_hosts[0]", "amazonaws.com"),
@@ -172,7 +174,13 @@ class TestFields:
 
     @pytest.mark.parametrize(
         "hosts",
-        [["api.github.com"], ["*.pagerduty.com"], ["a.example.com:8443"], ["me.github.io"]],
+        [
+            ["api.github.com"],
+            ["*.pagerduty.com"],
+            ["*.example.co.uk"],
+            ["a.example.com:8443"],
+            ["me.github.io"],
+        ],
     )
     def test_accepted(self, hosts: list[str], acme: World) -> None:
         assert create(acme, allowed_hosts=hosts).allowed_hosts == hosts
