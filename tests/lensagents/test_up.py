@@ -194,6 +194,19 @@ def test_a_whole_life(tmp_path: Path) -> None:
         assert gone(pids, 5)
 
 
+def test_platform_starts_without_a_sandbox_host(tmp_path: Path) -> None:
+    """sandboxd refuses its configuration here; nothing else may notice, and the remedy is told."""
+    data = tmp_path / "data"
+    data.mkdir(mode=0o711)
+    with running_platform(data_dir=data, env={"LENS_ADDRESS_MAP": '{"api.test": 1}'}) as platform:
+        assert httpx.get(f"{platform.url}/login/").status_code == 200
+        deadline = time.monotonic() + 20
+        while "Sandboxes are not available" not in platform.output():
+            assert time.monotonic() < deadline, platform.output()
+            time.sleep(0.1)
+        stops_in_time(platform)
+
+
 def test_bootstrap_gives_another_link(platform: RunningPlatform) -> None:
     link = platform.manage("bootstrap").strip()
     assert re.fullmatch(rf"{re.escape(platform.url)}/setup/#lnsu_[\w-]{{43}}", link)

@@ -48,6 +48,7 @@ class Command(BaseCommand):
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
         settings.SPOOL_DIR.mkdir(mode=0o711, parents=True, exist_ok=True)
+        settings.SPOOL_DIR.chmod(0o711)  # whatever the umask: proxies of other users pass it
         services: list[Service] = [Broker(broker_socket()), Watcher()]
         for service in services:
             service.start()

@@ -64,8 +64,7 @@ def test_own_provider_is_connected_and_proven(browser: Client, twin: IdpTwin) ->
 
     assert finish(browser, twin).headers["Location"] == "/"
     assert signed_in(browser) == str(Identity.objects.get().user_id)
-    idp.refresh_from_db()
-    assert idp.working_at is not None
+    assert IdentityProvider.objects.get().working_at is not None
     with pytest.raises(Conflict):
         setup.setup_link_create()
 
