@@ -2,33 +2,26 @@
 
 Whoever registers `evil.github.io` would receive every credential bound to `*.github.io`. A binding
 to one exact host under such a domain is fine; a wildcard over it is not.
+
+A registry (`com`, `co.uk`) is different from a host of pages: what lies below `example.co.uk`
+belongs to one owner, so that `*.example.co.uk` is fine and `*.co.uk` is not.
 """
 
 from __future__ import annotations
 
 from apps.common.hosts import HostPattern, covers_host, parse_pattern
 
+# The second level under which countries sell names: `.co.uk`, `.com.br`, `.or.jp`.
+_SOLD_UNDER_COUNTRIES = frozenset(
+    (
+        *("ac", "co", "com", "edu", "firm", "gen", "go", "gob", "gouv", "gov", "gv", "id", "in"),
+        *("ind", "info", "ltd", "me", "mil", "ne", "net", "nom", "or", "org", "plc", "sch", "web"),
+    )
+)
+_PRIVATE_REGISTRIES = frozenset({"eu.com", "uk.com", "us.com", "de.com", "br.com", "jpn.com"})
+
 # Data, one domain a line: anybody can have a name below it and run code or read headers there.
 SHARED_DOMAINS: tuple[str, ...] = (
-    # registries below which every company has its name
-    "co.uk",
-    "org.uk",
-    "ac.uk",
-    "gov.uk",
-    "co.jp",
-    "co.kr",
-    "co.nz",
-    "co.za",
-    "co.in",
-    "com.au",
-    "com.br",
-    "com.cn",
-    "com.mx",
-    "com.sg",
-    "com.tr",
-    "eu.com",
-    "uk.com",
-    # clouds, hosting and tunnels
     "amazonaws.com",
     "amazonaws.com.cn",
     "api.aws",
@@ -120,9 +113,18 @@ def shared_domain(pattern: HostPattern) -> str:
         return "*"
     if not pattern.suffix:
         return ""
-    if pattern.suffix.count(".") == 1:  # `*.com`, `*.internal`: a whole top-level domain
-        return pattern.suffix[1:]
+    sold = registry(pattern)
+    if sold:
+        return sold
     for shared in _SHARED:
         if covers_host(pattern, shared) or covers_host(shared, pattern):
             return shared.suffix[1:]
     return ""
+
+
+def registry(pattern: HostPattern) -> str:
+    """The registry whose names the wildcard stands for (`com` for `*.com`), or ""."""
+    domain = pattern.suffix[1:]
+    first, _, country = domain.partition(".")
+    of_a_country = len(country) == 2 and first in _SOLD_UNDER_COUNTRIES
+    return domain if "." not in domain or of_a_country or domain in _PRIVATE_REGISTRIES else ""

@@ -10,18 +10,12 @@ from typing import TYPE_CHECKING
 
 from apps.common.errors import Invalid
 from apps.common.hosts import HostPattern, PatternError, parse_pattern
-from apps.common.shared_domains import shared_domain
+from apps.common.shared_domains import registry, shared_domain
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 MAX_HOSTS = 100
-_SOLD_UNDER_COUNTRIES = frozenset(
-    (
-        *("ac", "co", "com", "edu", "firm", "gen", "go", "gob", "gouv", "gov", "gv", "id", "in"),
-        *("ind", "info", "ltd", "me", "mil", "ne", "net", "nom", "or", "org", "plc", "sch", "web"),
-    )
-)
 FIELD = "allowed_hosts"
 
 
@@ -48,16 +42,9 @@ def _problem(text: str, *, static: bool) -> str:
         return "A credential is never sent to any host whatsoever. Name the hosts."
     if pattern.network is not None and pattern.network.num_addresses > 1:
         return "A credential is not sent to a range of addresses. Name the hosts."
-    if _is_registry(pattern.suffix):
+    if registry(pattern):
         return "Anybody can register a name under it. Name the domain, too."
     return _shared_problem(pattern) if static else ""
-
-
-def _is_registry(suffix: str) -> bool:
-    """Whether names right under the suffix are sold: `.com`, and `.co.uk` and its like."""
-    labels = suffix.split(".")[1:]
-    country = len(labels) == 2 and len(labels[1]) == 2 and labels[0] in _SOLD_UNDER_COUNTRIES
-    return len(labels) == 1 or country
 
 
 def _shared_problem(pattern: HostPattern) -> str:
