@@ -15,6 +15,8 @@ from apps.common.crypto import KeyRing
 from lensagents.settings import base
 from lensagents.settings.base import *  # noqa: F403
 
+# Migrations stay linear: with max_migration.txt two branches that add one conflict in git.
+INSTALLED_APPS = [*base.INSTALLED_APPS, "django_linear_migrations"]
 DATA_DIR = Path(tempfile.gettempdir()) / f"lens-tests-{os.getpid()}"
 RUN_DIR = DATA_DIR / "run"
 SPOOL_DIR = DATA_DIR / "spool"
