@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol
 
-from django.db import DatabaseError, close_old_connections, connection
+from django.db import Error, close_old_connections, connection
 
 from apps.common import clock
 from apps.common.errors import Unauthenticated
@@ -110,7 +110,7 @@ def _find(kind: TokenKind, digest: str) -> Holder | Refusal:
 
     try:
         return _cache.get(digest, load)
-    except DatabaseError as error:
+    except Error as error:
         raise unavailable() from error
 
 
@@ -182,7 +182,7 @@ _last_used = _LastUsed()
 def _write_used(kind: TokenKind, token_id: uuid.UUID, at: dt.datetime) -> None:
     try:
         kind.used(token_id, at)
-    except DatabaseError:
+    except Error:
         _log.warning("the last use of token %s could not be written", token_id)
     finally:
         close_old_connections()

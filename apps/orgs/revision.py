@@ -21,7 +21,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from django.db import DatabaseError, connection, transaction
+from django.db import Error, connection, transaction
 from django.db.models import F
 
 from apps.common.errors import Unavailable
@@ -88,7 +88,9 @@ class Stamp:
         started = self._clock()
         try:
             seq = self._read()
-        except DatabaseError as error:
+        except Error as error:
+            # A thread that lives long would otherwise keep a dead connection for ever.
+            connection.close_if_unusable_or_obsolete()
             if self._read_at is None or self._clock() - self._read_at > LEASE_SECONDS:
                 raise unavailable() from error
             return self._seq

@@ -6,7 +6,7 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
-from django.db import OperationalError, transaction
+from django.db import OperationalError, connection, transaction
 
 from apps.common.errors import Unavailable
 from apps.orgs import revision
@@ -202,6 +202,16 @@ class TestBump:
         revision.bump()
         assert revision.stamp.current() == before + 1
 
+    @pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite has no server to lose")
+    def test_a_connection_that_died_is_replaced(self) -> None:
+        """A thread that only ever reads the number gets over a restart of the database."""
+        stamp = Stamp()
+        connection.ensure_connection()
+        connection.connection.close()
+        with pytest.raises(Unavailable):
+            stamp.current()
+        assert stamp.current() == 0
+
     def test_parallel_changes_all_count(self) -> None:
         def change() -> None:
             with transaction.atomic():
@@ -213,7 +223,6 @@ class TestBump:
 
 def run_in_threads(work: Callable[[], None], *, count: int) -> None:
     """Run `work` in so many threads, each with a connection of its own that it closes."""
-    from django.db import connection  # noqa: PLC0415  the thread's own
 
     def task() -> None:
         try:
