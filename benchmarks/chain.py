@@ -34,6 +34,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--smoke", action="store_true", help="a few rounds, to see that it works")
     rounds = SMOKE_ROUNDS if parser.parse_args().smoke else ROUNDS
+    on_a_platform(lambda client: _report(client, rounds))
+
+
+def on_a_platform(work: Callable[[Client], Awaitable[None]]) -> None:
+    """Do `work` with an MCP client of a fresh platform that has the demo's policy and twin."""
     with tempfile.TemporaryDirectory(prefix="lens-bench-") as folder:
         Path(folder).chmod(0o755)
         os.environ["LENS_DATA_DIR"] = folder  # noqa: TID251  set for the platform we start
@@ -41,10 +46,10 @@ def main() -> None:
         import django  # noqa: PLC0415  the settings read the folder
 
         django.setup()
-        _measure(rounds)
+        _run(work)
 
 
-def _measure(rounds: int) -> None:
+def _run(work: Callable[[Client], Awaitable[None]]) -> None:
     from django.core.management import call_command  # noqa: PLC0415  after django.setup
     from django.db import connection  # noqa: PLC0415
 
@@ -58,11 +63,11 @@ def _measure(rounds: int) -> None:
     token = seed(secret).token
     connection.close()
     with TicketingTwin(HOST, secret) as twin, platform(twin, free_port()) as url:
-        asyncio.run(_session(url, token, rounds))
+        asyncio.run(_session(url, token, work))
         assert all(one.authorized for one in twin.seen)
 
 
-async def _session(url: str, token: str, rounds: int) -> None:
+async def _session(url: str, token: str, work: Callable[[Client], Awaitable[None]]) -> None:
     import httpx2  # noqa: PLC0415  not before the settings
     from mcp import Client  # noqa: PLC0415
     from mcp.client.streamable_http import streamable_http_client  # noqa: PLC0415
@@ -72,7 +77,7 @@ async def _session(url: str, token: str, rounds: int) -> None:
         httpx2.AsyncClient(headers=headers, timeout=60) as http,
         Client(streamable_http_client(f"{url}/mcp", http_client=http)) as client,
     ):
-        await _report(client, rounds)
+        await work(client)
 
 
 async def _report(client: Client, rounds: int) -> None:
@@ -80,13 +85,13 @@ async def _report(client: Client, rounds: int) -> None:
     from lensagents.demo.story import TICKETS  # noqa: PLC0415
 
     curl = f"curl -sS -o /dev/null -w '%{{http_code}} %{{time_total}}' {TICKETS}/4711"
-    first, _ = await _call(client, "true")
+    first, _ = await call(client, "true")
     taken: dict[str, list[float]] = {"exec": [], "mcp": [], "chain": [], "egress": []}
     directly = _directly()
     for _ in range(rounds):
         taken["exec"].append(await directly())
-        taken["mcp"].append((await _call(client, "true"))[0])
-        took, said = await _call(client, curl)
+        taken["mcp"].append((await call(client, "true"))[0])
+        took, said = await call(client, curl)
         status, seconds = said["stdout"].split()
         assert status == "200", said
         taken["chain"].append(took)
@@ -111,10 +116,10 @@ async def _report(client: Client, rounds: int) -> None:
 
 async def _calls(client: Client, command: str, count: int) -> None:
     for _ in range(count):
-        await _call(client, command)
+        await call(client, command)
 
 
-async def _call(client: Client, command: str) -> tuple[float, dict[str, Any]]:
+async def call(client: Client, command: str) -> tuple[float, dict[str, Any]]:
     """One `shell_exec`: its duration in ms and its structured result."""
     started = time.perf_counter()
     result = await client.call_tool("shell_exec", {"command": command})

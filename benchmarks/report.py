@@ -30,6 +30,7 @@ def table(title: str, head: Sequence[str], rows: Iterable[Sequence[object]]) -> 
         print("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)))
 
 
-def figures(**values: float) -> None:
-    """The last line: one JSON object with the figures, rounded to microseconds."""
-    print(json.dumps({name: round(value, 3) for name, value in values.items()}))
+def figures(**values: float | None) -> None:
+    """The last line: one JSON object with the figures, to three places; null is not measured."""
+    rounded = {n: None if value is None else round(value, 3) for n, value in values.items()}
+    print(json.dumps(rounded))
