@@ -47,8 +47,22 @@ class RuleInline(OrgInline):
     noun = "policy"
     verbs = {"view": "view", "add": "update", "change": "update", "delete": "update"}
     section = ""
-    ordering_field = "position"
+    readonly_fields = ("place",)
+    ordering_field: str | None = "position"
     tab = False
+
+    def get_fields(self, request: Any, obj: Any = None) -> Any:
+        """Who only reads is shown the place as a number, and nothing to drag."""
+        fields = super().get_fields(request, obj)
+        if obj is None or self.has_change_permission(request, obj):
+            return fields
+        self.ordering_field = None  # of this inline, which was made for this request
+        return ["place" if name == "position" else name for name in fields]
+
+    @admin.display(description="Order")
+    def place(self, rule: Any) -> int:
+        """People count from 1."""
+        return int(rule.position) + 1
 
 
 class DomainRuleInline(RuleInline):
@@ -141,13 +155,11 @@ class PolicyAdmin(OrgModelAdmin):
         return selectors.policies_visible(actor)
 
     def get_fieldsets(self, request: Any, obj: Any = None) -> Any:
-        """Who only reads saves no version."""
-        fieldsets = super().get_fieldsets(request, obj)
+        """Who only reads is shown whom it is for, and no fields that a form would switch."""
         if obj is None or self.has_change_permission(request, obj):
-            return fieldsets
-        name, options = fieldsets[0]
-        fields = tuple(field for field in options["fields"] if field != "seen_version")
-        return ((name, {**options, "fields": fields}),)
+            return super().get_fieldsets(request, obj)
+        shown = (("name", "kind"), ("subject", "version"), "description")
+        return ((None, {"fields": (*shown, ("has_domains", "has_tools"))}),)
 
     def save_model(self, request: TenantRequest, obj: Any, form: Any, change: Any) -> None:
         """Nothing yet: the document is not complete without its rules."""

@@ -202,6 +202,8 @@ def test_a_reader_sees_the_http_rules(acme: World, page: str) -> None:
         text = browser(reader).get(page).content.decode()
         assert "GET /only allow" in text
         assert "<textarea" not in text
+        assert "cursor-move" not in text
+        assert "kind ==" not in text, "the theme would ask for a field that is not on the page"
 
 
 def test_a_large_policy_is_one_form(acme: World, page: str) -> None:
