@@ -94,6 +94,20 @@ class Sandboxd:
         self._path = path
         self._timeout = timeout
 
+    def wait(self, seconds: float) -> None:
+        """Return when sandboxd listens, or when the time is over: the next call then says so."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            connection = _UnixConnection(self._path, self._timeout)
+            try:
+                connection.connect()
+            except OSError:
+                time.sleep(0.05)
+            else:
+                return
+            finally:
+                connection.close()
+
     def health(self) -> dict[str, Any]:
         """`{"isolation", "layers", "remedy", "sandboxes"}`: what this host can isolate with."""
         return self._call("GET", "/v1/health")

@@ -14,7 +14,7 @@ from django.db import transaction
 from apps.audit.models import Result, Surface
 from apps.audit.services import record
 from apps.common import clock, ids
-from apps.common.errors import IsolationUnavailable, LensError, NotFound
+from apps.common.errors import IsolationUnavailable, LensError
 from apps.orgs.types import SYSTEM
 from apps.policies.codec import to_obj
 from apps.policies.compiler import compile_bundle
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
     from apps.policies.types import Bundle
 
+# Both mean that nothing runs any more: sandboxes end with their service.
+GONE, AWAY = "sandbox_not_found", "sandboxd_unavailable"
 IDLE_AFTER = timedelta(minutes=30)
 TOKEN_PREFIX = "lnsb"  # noqa: S105  the prefix, not a token
 logger = logging.getLogger(__name__)
@@ -171,10 +173,10 @@ def _failed(row: Sandbox, error: LensError) -> None:
 def _push(row: Sandbox, bundle: Bundle) -> bool:
     try:
         driver_for(row.driver).apply(row.pk, to_obj(bundle))
-    except NotFound:
-        sandbox_lost(row.pk, actor=SYSTEM)
-        return False
     except LensError as error:
+        if error.error_code in (GONE, AWAY):
+            sandbox_lost(row.pk, actor=SYSTEM)
+            return False
         # It would go on by the old policy, which may allow more.
         reason = f"It did not take a changed policy: {error.message}"
         with transaction.atomic():

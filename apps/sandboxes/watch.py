@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 POLL_SECONDS = 0.25
 AGAIN_SECONDS = 1.0
 RECONCILE_SECONDS = 30.0
+AWAY_SECONDS = 5.0
 logger = logging.getLogger(__name__)
 
 
@@ -36,7 +37,7 @@ class Watcher:
         self._seq = -1
         self._bundles: dict[uuid.UUID, str] = {}
         self._again_at = float("inf")
-        self._reconciled_at = float("-inf")
+        self._agree_at = float("-inf")
 
     def start(self) -> None:
         """Look at once, then again and again."""
@@ -64,6 +65,9 @@ class Watcher:
     def look(self) -> None:
         """Do what is due. What fails is tried again at the next look."""
         seq, now = read_seq(), time.monotonic()
+        if now > self._agree_at:
+            # First, so that after a restart no policy is pushed to what is not there any more.
+            self._agree_at = now + self._agree()
         if seq != self._seq:
             provisioning.stop_disallowed()
             provisioning.push_bundles(self._bundles)
@@ -72,6 +76,12 @@ class Watcher:
             # For what was asked for by a request that had not felt the change yet.
             self._again_at = float("inf")
             provisioning.stop_disallowed()
-        if now - self._reconciled_at > RECONCILE_SECONDS:
-            self._reconciled_at = now
+
+    def _agree(self) -> float:
+        """Make rows and sandbox service agree; seconds until it is due again."""
+        try:
             provisioning.reconcile()
+        except LensError as error:
+            logger.warning("the sandbox service cannot be asked: %s", error.message)
+            return AWAY_SECONDS
+        return RECONCILE_SECONDS

@@ -11,6 +11,9 @@ from apps.sandboxes.paths import sandboxd_socket
 if TYPE_CHECKING:
     import uuid
 
+# At a restart a call may come before sandboxd listens again.
+START_SECONDS = 2.0
+
 
 @drivers.register("process")
 class ProcessDriver:
@@ -20,6 +23,7 @@ class ProcessDriver:
         self._sandboxd = Sandboxd(sandboxd_socket())
 
     def create(self, spec: Spec) -> Built:
+        self._sandboxd.wait(START_SECONDS)
         # A job that was killed half-way has left a sandbox whose token nobody knows.
         self._sandboxd.delete(spec.id)
         reply = self._sandboxd.create(

@@ -9,7 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import shutil
+import tempfile
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx2
@@ -82,6 +85,29 @@ async def test_every_era_is_served(platform: RunningPlatform, token: str, mode: 
         assert (await ran(client, "echo here"))["stdout"] == "here\n"
         big = await client.call_tool("file_write", {"path": "big", "content": "x" * 1_900_000})
         assert not big.is_error
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A data folder that outlives one start."""
+    place = Path(tempfile.mkdtemp(prefix="lens-"))
+    place.chmod(0o711)
+    yield place
+    shutil.rmtree(place)
+
+
+async def test_after_a_restart_the_first_call_works(
+    isolation: None,  # noqa: F811
+    socket_enabled: None,
+    folder: Path,
+) -> None:
+    with running_platform(data_dir=folder) as first:
+        token = _token(await asyncio.to_thread(first.manage, "shell", "-c", SEED))
+        async with connected(first, token) as client:
+            assert (await ran(client, "touch old; ls"))["stdout"] == "old\n"
+    with running_platform(data_dir=folder) as second:
+        async with connected(second, token) as client:
+            assert (await ran(client, "ls; echo new"))["stdout"] == "new\n"
 
 
 async def test_a_client_that_goes_away_ends_its_command(

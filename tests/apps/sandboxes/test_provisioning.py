@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 import uuid
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -90,6 +91,18 @@ def test_a_host_without_isolation_stores_the_remedy(
     assert state(row) == ("failed", "isolation_unavailable", "sysctl -w x=1")
     [event] = AuditEvent.objects.filter(action="sandbox.fail")
     assert event.result == "error"
+
+
+def test_a_service_that_is_just_starting_is_waited_for(
+    world: World, principal: Principal, sandboxd: SandboxdTwin
+) -> None:
+    sandboxd.stop()
+    row = services.sandbox_for(principal=principal, project_id=world.project.pk)
+    soon = threading.Timer(0.3, sandboxd.start)
+    soon.start()
+    provisioning.provision(row.pk)
+    soon.join()
+    assert state(row)[0] == "ready"
 
 
 def test_a_missing_service_is_a_failure_and_no_exception(
@@ -222,10 +235,11 @@ def test_a_sandbox_that_does_not_take_its_policy_is_ended(
     assert state(ready)[:2] == ("failed", "policy_not_taken")
 
 
+@pytest.mark.parametrize("end", ["restart", "stop"])
 def test_a_sandbox_that_is_not_there_to_take_its_policy_is_lost(
-    ready: Sandbox, sandboxd: SandboxdTwin
+    ready: Sandbox, sandboxd: SandboxdTwin, end: str
 ) -> None:
-    sandboxd.restart()
+    getattr(sandboxd, end)()
     assert provisioning.push_bundles({}) == 0
     assert state(ready)[:2] == ("failed", "sandbox_lost")
 
