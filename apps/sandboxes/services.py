@@ -15,6 +15,8 @@ from apps.audit.services import record
 from apps.common import clock
 from apps.common.errors import NotFound
 from apps.jobs.services import enqueue
+from apps.orgs import revision
+from apps.orgs import revision
 from apps.orgs.access import require
 from apps.sandboxes.events import SandboxAction
 from apps.sandboxes.models import LIVE_STATES, Sandbox, SandboxState
@@ -117,6 +119,8 @@ def end(
     sandbox.refresh_from_db()
     if not changed:
         return sandbox
+    # Its token is remembered by who authenticates it, as long as the Revision stands still.
+    revision.bump()
     failed = state == SandboxState.FAILED
     record(
         actor=actor,
@@ -138,6 +142,7 @@ def end(
         org=sandbox.org_id,
         dedupe_key=str(sandbox.pk),
     )
+    revision.bump()  # its token is remembered by those who have seen it
     return sandbox
 
 

@@ -81,6 +81,15 @@ def test_it_ends_with_what_it_speaks_for(
     assert caught.value.error_code == code
 
 
+@pytest.mark.django_db(transaction=True)
+def test_a_stopped_sandbox_is_forgotten_at_once(world: World, sandbox: Sandbox) -> None:
+    """Outside a transaction, where who was here before is answered from memory."""
+    authenticate(TOKEN)
+    stop(world, sandbox)
+    with pytest.raises(Unauthenticated):
+        authenticate(TOKEN)
+
+
 def test_a_row_without_a_token_is_nobodys(world: World, sandbox: Sandbox) -> None:
     Sandbox.objects.update(token_hash="")
     with pytest.raises(Unauthenticated):
