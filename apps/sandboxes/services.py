@@ -16,7 +16,6 @@ from apps.common import clock
 from apps.common.errors import NotFound
 from apps.jobs.services import enqueue
 from apps.orgs import revision
-from apps.orgs import revision
 from apps.orgs.access import require
 from apps.sandboxes.events import SandboxAction
 from apps.sandboxes.models import LIVE_STATES, Sandbox, SandboxState
@@ -119,8 +118,6 @@ def end(
     sandbox.refresh_from_db()
     if not changed:
         return sandbox
-    # Its token is remembered by who authenticates it, as long as the Revision stands still.
-    revision.bump()
     failed = state == SandboxState.FAILED
     record(
         actor=actor,
