@@ -34,7 +34,7 @@ class CredentialAdmin(OrgModelAdmin):
     fieldsets = (
         (None, {"fields": ("name", "slug", "project", "kind")}),
         ("Secret", {"fields": ("username", "value")}),
-        ("Where it may go", {"fields": ("allowed_hosts", "allowed_teams")}),
+        ("Where it may go", {"fields": ("allowed_hosts", "allowed_teams", "allow_in_url")}),
     )
 
     def visible(self, actor: Actor) -> QuerySet[Credential]:
@@ -65,6 +65,7 @@ class CredentialAdmin(OrgModelAdmin):
             username=data["username"],
             allowed_hosts=data["allowed_hosts"],
             allowed_teams=list(data["allowed_teams"]),
+            allow_in_url=data["allow_in_url"],
             actor=request.actor,
         )
 

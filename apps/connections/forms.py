@@ -55,7 +55,16 @@ class CredentialForm(OrgForm):
 
     class Meta:
         model = Credential
-        fields = ("name", "slug", "project", "kind", "username", "allowed_hosts", "allowed_teams")
+        fields = (
+            "name",
+            "slug",
+            "project",
+            "kind",
+            "username",
+            "allowed_hosts",
+            "allowed_teams",
+            "allow_in_url",
+        )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -12,7 +12,8 @@ class Credential(TenantRow):
 
     `allowed_hosts` (patterns as in domain rules) and `allowed_teams` are set by its owner: a
     binding must be a subset, checked at save and again at each injection. Without a project it
-    belongs to the organization; with one, only sandboxes of that project may use it.
+    belongs to the organization; with one, only sandboxes of that project may use it. `allow_in_url`
+    is for organization admins to set: URLs end up in the logs of whoever receives them.
     """
 
     project = models.ForeignKey(
@@ -30,6 +31,15 @@ class Credential(TenantRow):
         default=list, help_text="Hosts to which this credential may ever be sent, one a line."
     )
     allowed_teams = models.ManyToManyField("orgs.Team", related_name="credentials", blank=True)
+
+    allow_in_url = models.BooleanField(
+        "allow in URLs",
+        default=False,
+        help_text=(
+            "Bindings may put it into the query or the path of a URL, which servers log. Only an "
+            "organization admin can allow this."
+        ),
+    )
 
     class Meta:
         constraints = [

@@ -50,6 +50,7 @@ def credential_create(
     username: str = "",
     allowed_hosts: Iterable[str],
     allowed_teams: Iterable[Team] = (),
+    allow_in_url: bool = False,
     actor: Actor,
 ) -> Credential:
     """Store a secret. `value` is write-only; without a project it belongs to the organization."""
@@ -58,10 +59,12 @@ def credential_create(
     how = _kind(kind)
     _check_kind(how, username=username, value=value)
     row.allowed_hosts = checked_hosts(allowed_hosts, static=how.static)
+    _check_in_url(row, actor, allow=allow_in_url)
+    row.allow_in_url = allow_in_url
     _seal(row, value)
     rows.insert(row, taken=f"A credential with the slug “{slug}” exists. Choose another slug.")
     changes = _set_teams(row, allowed_teams, actor)
-    fields = ("slug", "name", "kind", "username", "allowed_hosts")
+    fields = ("slug", "name", "kind", "username", "allowed_hosts", "allow_in_url")
     note(actor, CredentialAction.CREATE, row, {**created(row, *fields), "value": SECRET, **changes})
     revision.bump()
     return row
@@ -76,18 +79,23 @@ def credential_update(
     username: str | None = None,
     allowed_hosts: Iterable[str] | None = None,
     allowed_teams: Iterable[Team] | None = None,
+    allow_in_url: bool | None = None,
     actor: Actor,
 ) -> Credential:
     """Change what is given; None keeps, also the value. Kind, slug and project never change.
 
-    Taking a host or a team away works at once, also where a policy still binds the credential.
+    Taking a host, a team or URLs away works at once, also where a policy still binds the
+    credential.
     """
     require(actor, "credential.update", credential)
     row = rows.locked(credential)
     how = _kind(row.kind)
     _check_kind(how, username=row.username if username is None else username, value=value)
     hosts = None if allowed_hosts is None else checked_hosts(allowed_hosts, static=how.static)
-    values = rows.given(name=name, username=username, allowed_hosts=hosts)
+    _check_in_url(row, actor, allow=allow_in_url)
+    values = rows.given(
+        name=name, username=username, allowed_hosts=hosts, allow_in_url=allow_in_url
+    )
     changes: dict[str, Any] = rows.update(row, values)
     if value is not None:
         _seal(row, value)
@@ -156,6 +164,20 @@ def _check_kind(kind: CredentialKind, *, username: str, value: str | None) -> No
         raise Invalid(problem.message, field=problem.field)
 
 
+def _check_in_url(row: Credential, actor: Actor, *, allow: bool | None) -> None:
+    """Only an organization admin lets a secret into URLs; anybody who may change it forbids it."""
+    if allow and not row.allow_in_url and not _is_admin(actor):
+        raise Invalid(
+            "Only an organization admin can allow a credential in URLs. Leave it unticked, or ask "
+            "one.",
+            field="allow_in_url",
+        )
+
+
+def _is_admin(actor: Actor) -> bool:
+    return actor.kind is PrincipalKind.SYSTEM or actor.role == OrgRole.ADMIN
+
+
 def _set_teams(row: Credential, teams: Iterable[Team], actor: Actor) -> dict[str, Any]:
     """Set `allowed_teams`; the change, or nothing when it is no change."""
     wanted = {team.pk: team for team in teams}
@@ -171,7 +193,7 @@ def _set_teams(row: Credential, teams: Iterable[Team], actor: Actor) -> dict[str
 def _check_teams(row: Credential, added: Collection[uuid.UUID], actor: Actor) -> None:
     """New teams must exist; who is no organization admin sees those of the project only."""
     known = live_teams(row.org_id).filter(pk__in=added)
-    if actor.kind is not PrincipalKind.SYSTEM and actor.role != OrgRole.ADMIN:
+    if not _is_admin(actor):
         known = known.filter(grants__project=row.project_id)
     if known.count() != len(added):
         raise Invalid(

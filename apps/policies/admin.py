@@ -110,6 +110,7 @@ class BindingInline(RuleInline):
         "injection",
         "header",
         "template",
+        "parameter",
     )
     template_before = "policies/bindings.html"
 
@@ -279,6 +280,7 @@ def _binding(form: Any) -> BindingDoc:
         path=data["path"],
         header=data["header"],
         template=data["template"],
+        parameter=data["parameter"],
         id=_id(form),
     )
 

@@ -16,6 +16,7 @@ from apps.policies.core.check import binding_problems, layer_problems
 from apps.policies.core.hidden import hidden_rules
 from apps.policies.models import PolicyKind
 from apps.policies.types import (
+    IN_URL,
     Action,
     AgentCredentials,
     Binding,
@@ -165,6 +166,24 @@ def _check_injection(binding: BindingDoc, at: str) -> None:
             f"“{binding.header}” is written by the proxy itself. Name another header.",
             field=f"{at}.header",
         )
+    _check_in_url(binding, at)
+
+
+def _check_in_url(binding: BindingDoc, at: str) -> None:
+    if binding.injection not in IN_URL:
+        if binding.parameter:
+            raise Invalid(
+                "The parameter is for the injections “query” and “uri_placeholder”. Leave it "
+                "empty.",
+                field=f"{at}.parameter",
+            )
+    elif not binding.credential.allow_in_url:
+        raise Invalid(
+            f"“{binding.credential}” may not be put into URLs, since servers log them. Choose "
+            "another injection, or ask an organization admin to tick “Allow in URLs” on the "
+            "credential.",
+            field=f"{at}.injection",
+        )
 
 
 def _binding(binding: BindingDoc, at: str) -> Binding:
@@ -181,6 +200,7 @@ def _binding(binding: BindingDoc, at: str) -> Binding:
         header=binding.header,
         template=binding.template,
         username=credential.username,
+        parameter=binding.parameter,
     )
 
 

@@ -157,4 +157,5 @@ def _binding(row: models.CredentialBinding) -> Binding:
         header=row.header,
         template=row.template,
         username=credential.username,
+        parameter=row.parameter,
     )

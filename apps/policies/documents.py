@@ -50,7 +50,10 @@ class ToolRuleDoc:
 
 @dataclass(frozen=True, slots=True)
 class BindingDoc:
-    """Where a credential is injected, and how. `header` and `template` are for `header` only."""
+    """Where a credential is injected, and how.
+
+    `header` and `template` are for `header` only, `parameter` for `query` and `uri_placeholder`.
+    """
 
     credential: Credential
     pattern: str
@@ -59,6 +62,7 @@ class BindingDoc:
     path: str = ""
     header: str = ""
     template: str = ""
+    parameter: str = ""
     id: uuid.UUID | None = None
 
 
@@ -105,6 +109,7 @@ def document_of(policy: Policy) -> PolicyDocument:
                 path=row.path,
                 header=row.header,
                 template=row.template,
+                parameter=row.parameter,
                 id=row.pk,
             )
             for row in policy.bindings.select_related("credential")
@@ -149,6 +154,7 @@ def _domain_lines(rule: DomainRuleDoc) -> list[str]:
 
 
 def _binding_line(binding: BindingDoc) -> str:
-    how = f"{binding.injection} {binding.header} {binding.template}".strip()
+    details = (binding.injection, binding.header, binding.template, binding.parameter)
+    how = " ".join(filter(None, details))
     where = f"{binding.pattern} {binding.method} {binding.path or 'any'}"
     return f"{binding.credential.slug} on {where} as {how}"

@@ -160,6 +160,7 @@ class BindingForm(OrderedForm):
             "injection",
             "header",
             "template",
+            "parameter",
         )
 
     def clean_pattern(self) -> str:

@@ -146,12 +146,24 @@ class CredentialBinding(TenantRow):
     path = models.CharField(max_length=500, blank=True, help_text="Empty = any path.")
     injection = models.CharField(
         max_length=16,
-        choices=[("bearer", "Bearer token"), ("header", "Header"), ("basic", "Basic")],
+        choices=[
+            ("bearer", "Bearer token"),
+            ("header", "Header"),
+            ("basic", "Basic"),
+            ("query", "Query parameter"),
+            ("uri_placeholder", "Placeholder in the path"),
+        ],
         default="bearer",
     )
     header = models.CharField(max_length=100, blank=True)
     template = models.CharField(
         max_length=200, blank=True, help_text="For a header: text with {value}."
+    )
+    parameter = models.CharField(
+        "parameter or placeholder",
+        max_length=64,
+        blank=True,
+        help_text="For a query: its parameter. For a path: the word that the value replaces.",
     )
 
     class Meta:

@@ -262,6 +262,7 @@ def _binding_rows(
             injection=binding.injection,
             header=binding.header,
             template=binding.template,
+            parameter=binding.parameter,
             **kept.take(binding.id),
         )
         for index, binding in enumerate(document.bindings)

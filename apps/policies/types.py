@@ -53,6 +53,12 @@ class Injection(StrEnum):
     BEARER = "bearer"
     HEADER = "header"
     BASIC = "basic"
+    QUERY = "query"
+    URI_PLACEHOLDER = "uri_placeholder"
+
+
+# URLs end up in logs: only a credential whose admin said so goes there.
+IN_URL = frozenset({Injection.QUERY, Injection.URI_PLACEHOLDER})
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +114,8 @@ class Binding:
     """A credential bound to requests by the team policy. Never carries the secret value.
 
     `allowed_hosts` is copied from the credential: checked at save and again at injection.
-    `header` and `template` (with `{value}`) are for `HEADER`, `username` for `BASIC`.
+    `header` and `template` (with `{value}`) are for `HEADER`, `username` for `BASIC`. `parameter`
+    is the query parameter's name, or the word in the path that the value replaces.
     """
 
     id: str
@@ -122,6 +129,7 @@ class Binding:
     header: str = ""
     template: str = ""
     username: str = ""
+    parameter: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ from apps.common.ids import token_hash
 from apps.connections.models import Credential
 from apps.connections.services import credential_value
 from apps.policies.models import CredentialBinding
+from apps.policies.types import IN_URL
 from apps.sandboxes.authentication import SandboxTokens, audit_columns
 from apps.sandboxes.events import SandboxAction
 from apps.sandboxes.models import LIVE_STATES, Sandbox
@@ -94,6 +95,8 @@ def _credential(sandbox: Sandbox, question: dict[str, Any]) -> Credential:
     bound = CredentialBinding.objects.filter(
         credential=credential, policy__team_id=sandbox.team_id, policy__kind="team"
     )
+    if not credential.allow_in_url:
+        bound = bound.exclude(injection__in=IN_URL)
     if not _covered(host, bound.values_list("pattern", flat=True)):
         raise Denied("", code="not_bound")
     if not _covered(host, credential.allowed_hosts):

@@ -1,4 +1,4 @@
-"""A token or API key that is sent as it is, in a header."""
+"""A token or API key that is sent as it is, in a header or, where that is allowed, in the URL."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class StaticToken(CredentialKind):
     """One secret text."""
 
     label = "Token or API key"
-    injections = ("bearer", "header")
+    injections = ("bearer", "header", "query", "uri_placeholder")
     static = True
 
     def problems(self, *, username: str, value: str | None) -> Iterator[Problem]:

@@ -32,6 +32,14 @@ HTTP_ACTIONS = frozenset({Action.ALLOW, Action.ASK, Action.DENY})
 TOOL_ACTIONS = frozenset({Action.ALLOW, Action.APPROVE, Action.DENY})
 METHOD = re.compile(r"[A-Z][A-Z0-9_-]{0,31}")
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}")
+# Unreserved characters (RFC 3986 section 2.3): no client writes these in two ways.
+_PARAMETER = re.compile(r"[A-Za-z0-9._~-]{1,64}")
+_PLACEHOLDER = re.compile(r"[A-Za-z0-9_-]{6,64}")
+
+_NO_PLACEHOLDER = (
+    "Name the word in the path that the value replaces, as in `LENS_TOKEN`: 6 to 64 letters, "
+    "digits, `_` and `-`."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +182,12 @@ def _request_problems(rule: str, method: str, path: str | None) -> list[Problem]
 
 
 def _injection(binding: Binding) -> Iterator[tuple[str, str]]:
+    if binding.injection is Injection.QUERY and not _PARAMETER.fullmatch(binding.parameter):
+        yield "parameter", "Name the query parameter, as in `api_key`: letters, digits, `._~-`."
+    if binding.injection is Injection.URI_PLACEHOLDER and not _PLACEHOLDER.fullmatch(
+        binding.parameter
+    ):
+        yield "parameter", _NO_PLACEHOLDER
     if binding.injection is not Injection.HEADER:
         return
     if not _HEADER.fullmatch(binding.header):

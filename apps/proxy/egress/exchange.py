@@ -16,6 +16,7 @@ from apps.proxy.egress.audit import Record
 from apps.proxy.egress.broker import BrokerAwayError, BrokerRefusedError
 from apps.proxy.egress.head import HTTP_PORT, HTTPS_PORT, UNTIL_CLOSE, HeadError
 from apps.proxy.egress.lines import LineCutError
+from apps.proxy.egress.place import InjectionError
 from apps.proxy.egress.response import ClientGoneError, SilentError, UpstreamBrokenError
 from apps.proxy.egress.wire import EndedError
 
@@ -90,7 +91,8 @@ class Exchange:
                 denied("protocol upgrades (WebSocket, h2c) are not available", "upgrade")
             )
         injected = self._credential(decision.binding)
-        return self._forward(self._head_bytes(decision, injected), injected)
+        target = self._target(injected)
+        return self._forward(self._head_bytes(decision, injected, target), injected)
 
     def _decide(self) -> Decision:
         asked = self._asked
@@ -140,17 +142,35 @@ class Exchange:
         except BrokerRefusedError as refusal:
             reason = f"the credential was refused: {refusal.code}"
             raise RefusedError(denied(reason, "credential")) from None
-        except inject.InjectionError as error:
+        except InjectionError as error:
             raise RefusedError(denied(str(error), "credential")) from None
         self._record.credential = binding.credential_name
         return injected
 
-    def _head_bytes(self, decision: Decision, injected: Injected | None) -> bytes:
+    def _target(self, injected: Injected | None) -> str:
+        """What to ask for upstream: with a credential in it, the URL is decided on once more.
+
+        Nothing is recorded of that second decision but a refusal, without its reason, which could
+        tell something about the value.
+        """
+        target = self._asked.target
+        if injected is None or injected.place is None:
+            return target
+        try:
+            target = injected.place.put(target)
+        except InjectionError as error:
+            raise RefusedError(denied(str(error), "credential")) from None
+        request = replace(self._request, target=target)
+        if not self._plane.gate.decide_unremembered(request).allowed:
+            raise RefusedError(_URL_REFUSED)
+        return target
+
+    def _head_bytes(self, decision: Decision, injected: Injected | None, target: str) -> bytes:
         asked = self._asked
         default = HTTPS_PORT if asked.scheme == "https" else HTTP_PORT
         return inject.request_bytes(
             asked.head,
-            asked.target,
+            target,
             asked.authority.header(default),
             strip=decision.strip_credentials,
             injected=injected,
@@ -281,6 +301,7 @@ class Exchange:
         self._record.reason = CUT if self._line.dead else reason
 
 
+_URL_REFUSED = denied("the policy does not allow the URL with the credential in it", "credential")
 _SILENT = Answer(502, "upstream_failed", "the upstream closed the connection without an answer")
 
 

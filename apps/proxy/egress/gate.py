@@ -65,3 +65,7 @@ class Gate:
             if isinstance(request, ConnectRequest) or len(request.target) <= _LONGEST_KNOWN:
                 known[request] = decision
         return decision
+
+    def decide_unremembered(self, request: HttpRequest) -> Decision:
+        """The decision on a request that holds a secret, which must not stay in memory."""
+        return decide(self._state[0], request)

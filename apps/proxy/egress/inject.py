@@ -2,7 +2,8 @@
 
 The head is written anew. Dropped: hop-by-hop fields and what `Connection` names, fields that would
 change the method or path behind our back, forwarding claims, and, under a credential binding, the
-agent's own credentials. A credential is added last and never over plain http.
+agent's own credentials. A credential is added last and never over plain http. Those that go into
+the URL are placed by `place`.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from apps.policies.types import Injection
-from apps.proxy.egress import scrub
+from apps.policies.types import IN_URL, Injection
+from apps.proxy.egress import place, scrub
 from apps.proxy.egress.head import CHUNKED
+from apps.proxy.egress.place import InjectionError
 
 if TYPE_CHECKING:
     from apps.policies.types import Binding
@@ -76,23 +78,31 @@ _PRINTABLE = re.compile(r"[!-~](?:[ -~]*[!-~])?")
 _NEVER_INJECTED = _DROPPED | {"x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"}
 
 
-class InjectionError(Exception):
-    """A credential cannot be injected; the message never contains its value."""
-
-
 @dataclass(frozen=True, slots=True)
 class Injected:
-    """A credential as it enters a request, and the forms in which it must not come back."""
+    """A credential as it enters a request, and the forms in which it must not come back.
+
+    Either a header (`key` is its lower-case name, `line` the whole of it) or a `place` in the URL.
+    """
 
     key: str
     line: str = field(repr=False)
     needles: tuple[bytes, ...] = field(repr=False)
+    place: place.Place | None = None
 
 
 def render(binding: Binding, value: str) -> Injected:
-    """The header line for a credential; raises InjectionError."""
+    """What a credential becomes under a binding; raises InjectionError."""
     if _PRINTABLE.fullmatch(value) is None:
         raise InjectionError("the credential's value is empty or has control characters")
+    if binding.injection in IN_URL:
+        make = place.query if binding.injection is Injection.QUERY else place.placeholder
+        where = make(binding.parameter, value)
+        return Injected("", "", scrub.forms(value, where.text), where)
+    return _header(binding, value)
+
+
+def _header(binding: Binding, value: str) -> Injected:
     other: tuple[str, ...] = ()
     if binding.injection is Injection.BEARER:
         name, text = "Authorization", f"Bearer {value}"
@@ -135,7 +145,7 @@ def request_bytes(
     elif head.body or head.first("content-length") is not None:
         lines.append(f"Content-Length: {head.body}")
     if injected:
-        lines += ["Accept-Encoding: identity", injected.line]
+        lines += ["Accept-Encoding: identity", *filter(None, [injected.line])]
     lines.append("\r\n")
     return "\r\n".join(lines).encode("latin-1")
 

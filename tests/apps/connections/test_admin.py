@@ -46,6 +46,15 @@ def test_a_credential_is_stored_and_its_value_shown_nowhere(acme: World) -> None
     assert "pd-secret" not in str(list(AuditEvent.objects.values()))
 
 
+def test_an_admin_lets_it_into_urls(acme: World) -> None:
+    page = url(Credential, "change", acme.credential.pk)
+    client = browser(acme.admin)
+    data = form_data(client.get(page)) | {"value": "", "allow_in_url": "on"}
+    assert client.post(page, data).status_code == 302
+    acme.credential.refresh_from_db()
+    assert acme.credential.allow_in_url
+
+
 def test_an_empty_value_keeps_the_stored_one(acme: World) -> None:
     client = browser(acme.admin)
     page = url(Credential, "change", acme.credential.pk)

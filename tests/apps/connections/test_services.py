@@ -223,6 +223,21 @@ class TestUpdates:
         assert credential_value(stored) == "pd-second-value"
         assert stored.value_set_at > row.value_set_at
 
+    def test_only_an_organization_admin_lets_it_into_urls(self, acme: World) -> None:
+        mine = create(acme, project=acme.project, allowed_teams=[], actor=acme.project_admin)
+        with pytest.raises(Invalid, match="organization admin") as refused:
+            credential_update(mine, allow_in_url=True, actor=acme.project_admin)
+        assert refused.value.field == "allow_in_url"
+        new = {"slug": "second", "project": acme.project, "allowed_teams": []}
+        with pytest.raises(Invalid, match="organization admin"):
+            create(acme, **new, allow_in_url=True, actor=acme.project_admin)
+        credential_update(mine, allow_in_url=True, actor=acme.admin)
+        assert Credential.objects.get(pk=mine.pk).allow_in_url
+        # It stays when others save the form, and anybody who may change it can forbid it again.
+        credential_update(mine, name="X", allow_in_url=True, actor=acme.project_admin)
+        credential_update(mine, allow_in_url=False, actor=acme.project_admin)
+        assert not Credential.objects.get(pk=mine.pk).allow_in_url
+
     def test_nothing_changed_leaves_no_event(self, acme: World) -> None:
         row = create(acme)
         before = AuditEvent.objects.count()

@@ -63,6 +63,7 @@ bindings = st.builds(
     pattern=st.just("a.x"),
     injection=st.sampled_from([Injection.BEARER, Injection.BASIC]),
     allowed_hosts=st.just(("a.x", "*.y")),
+    parameter=st.sampled_from(["", "key"]),
 )
 bundles = st.builds(
     Bundle,

@@ -15,6 +15,7 @@ from apps.common.errors import Conflict, Invalid, NotFound
 from apps.connections import services as connections
 from apps.orgs import services as orgs
 from apps.orgs.revision import read_seq
+from apps.policies.compiler import compile_bundle
 from apps.policies.documents import (
     BindingDoc,
     DomainRuleDoc,
@@ -313,12 +314,45 @@ class TestBindings:
             ({"injection": "header", "header": "X", "template": "{value}{value}"}, "template"),
             ({"method": "get"}, "method"),
             ({"path": "repos"}, "path"),
+            ({"parameter": "key"}, "parameter"),
+            ({"injection": "query", "parameter": "key"}, "injection"),
+            ({"injection": "uri_placeholder", "parameter": "LENS_TOKEN"}, "injection"),
         ],
         ids=str,
     )
     def test_a_bad_injection(self, changed: dict[str, Any], field: str, acme: World) -> None:
         error = self.refused(acme, BindingDoc(acme.credential, "api.github.com", **changed))
         assert error.field == f"bindings[0].{field}"
+
+    @pytest.mark.parametrize(
+        ("injection", "parameter", "field"),
+        [
+            ("query", "key", ""),
+            ("uri_placeholder", "LENS_TOKEN", ""),
+            ("query", "", "parameter"),
+            ("query", "a&b", "parameter"),
+            ("uri_placeholder", "", "parameter"),
+            ("uri_placeholder", "{token}", "parameter"),
+        ],
+    )
+    def test_a_credential_that_may_go_into_urls(
+        self, injection: str, parameter: str, field: str, acme: World
+    ) -> None:
+        connections.credential_update(acme.credential, allow_in_url=True, actor=acme.admin)
+        binding = BindingDoc(
+            acme.credential, "api.github.com", injection=injection, parameter=parameter
+        )
+        if field:
+            assert self.refused(acme, binding).field == f"bindings[0].{field}"
+            return
+        document = replace(factories.document(acme.team, acme.credential), bindings=(binding,))
+        saved = policy_save(acme.org, document=document, policy=acme.policy, actor=acme.admin)
+        (kept,) = document_of(saved.policy).bindings
+        assert (kept.injection, kept.parameter) == (injection, parameter)
+        bundle = compile_bundle(
+            org_id=acme.org.pk, team_id=acme.team.pk, project_id=acme.project.pk
+        )
+        assert bundle.bindings[0].parameter == parameter
 
     def test_only_team_policies_bind(self, acme: World) -> None:
         document = PolicyDocument(

@@ -24,6 +24,7 @@ from apps.orgs.authentication import authenticate
 from apps.orgs.types import SYSTEM
 from apps.policies import services as policies
 from apps.policies.documents import document_of
+from apps.policies.models import CredentialBinding
 from apps.sandboxes import broker, services
 from apps.sandboxes.models import Sandbox
 from tests import factories
@@ -125,6 +126,10 @@ def unbind(world: World, sandbox: Sandbox) -> None:
     policies.policy_save(world.org, document=document, policy=world.policy, actor=world.admin)
 
 
+def forbid_urls(world: World, sandbox: Sandbox) -> None:
+    CredentialBinding.objects.update(injection="query", parameter="key")
+
+
 def disallow_team(world: World, sandbox: Sandbox) -> None:
     world.credential.allowed_teams.set([world.other_team])
 
@@ -148,6 +153,7 @@ def unreadable(world: World, sandbox: Sandbox) -> None:
         (disable, "sandbox_not_allowed"),
         (delete_team, "sandbox_not_allowed"),
         (unbind, "not_bound"),
+        (forbid_urls, "not_bound"),
         (disallow_team, "team_not_allowed"),
         (other_hosts, "host_not_allowed"),
         (other_project, "credential_of_other_project"),

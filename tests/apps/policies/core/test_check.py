@@ -26,6 +26,8 @@ ALLOW = DomainRule("d1", "a.x", Action.ALLOW)
 GET = HttpRule("h1", "GET", "/a/**", Action.ALLOW)
 TOOL = ToolRule("t1", "shell_*", Action.ALLOW)
 BINDING = Binding("b1", "c1", "GitHub", "a.x", Injection.BEARER, ("a.x",))
+QUERY = replace(BINDING, injection=Injection.QUERY, parameter="api_key")
+PATH = replace(BINDING, injection=Injection.URI_PLACEHOLDER, parameter="LENS_TOKEN")
 HEADER = replace(BINDING, injection=Injection.HEADER, header="X-Api-Key", template="Key {value}")
 
 
@@ -39,7 +41,11 @@ def test_a_sound_document_has_no_problems() -> None:
     layer = team(replace(ALLOW, http=(GET,)), DomainRule("d2", "*", Action.ASK), direct)
     assert layer_problems(replace(layer, tools=(TOOL, tier))) == []
     bundle = Bundle(
-        BUNDLE_FORMAT, 1, (layer,), (BINDING, HEADER), (Connection("a.x", ("10.0.0.0/8",)),)
+        BUNDLE_FORMAT,
+        1,
+        (layer,),
+        (BINDING, HEADER, QUERY, PATH),
+        (Connection("a.x", ("10.0.0.0/8",)),),
     )
     assert bundle_problems(bundle) == []
 
@@ -109,6 +115,12 @@ def test_tool_rules(rule: ToolRule, field: str, word: str) -> None:
         (replace(HEADER, template="no placeholder"), "template"),
         (replace(HEADER, template="{value}{value}"), "template"),
         (replace(HEADER, template="{value}\r\nX: y"), "template"),
+        (replace(QUERY, parameter=""), "parameter"),
+        (replace(QUERY, parameter="a&b"), "parameter"),
+        (replace(QUERY, parameter="a\r\nb"), "parameter"),
+        (replace(PATH, parameter="short"), "parameter"),
+        (replace(PATH, parameter="a/b/c/d"), "parameter"),
+        (replace(PATH, parameter="{token}"), "parameter"),
     ],
 )
 def test_bindings(binding: Binding, field: str) -> None:

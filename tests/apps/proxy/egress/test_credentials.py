@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from apps.policies.types import Action, AgentCredentials, Binding, DomainRule, Injection
+from apps.policies.types import (
+    Action,
+    AgentCredentials,
+    Binding,
+    DomainRule,
+    HttpRule,
+    Injection,
+)
 from tests.apps.proxy.egress.conftest import SECRET, binding, request
 
 if TYPE_CHECKING:
@@ -206,3 +213,77 @@ def test_without_a_broker_nothing_is_sent(rig: Rig) -> None:
         assert rig.untouched()
         assert rig.egress.event(reply.json["decision_id"])["result"] == "error"
         assert rig.get("cred.example.com", "/echo").status == 200
+
+
+URL_SECRET = "123456:AAH-s3cr3t_Token+xyz=0123456789"
+URL_ESCAPED = "123456%3AAAH-s3cr3t_Token%2Bxyz%3D0123456789"
+A = "a.wild.example.com"
+
+
+@contextmanager
+def in_url(rig: Rig, injection: Injection, *rules: HttpRule, value: str = "") -> Iterator[None]:
+    """A host whose credential goes into the URL."""
+    rig.egress.broker.values["cred-url"] = value or URL_SECRET
+    name = "key" if injection is Injection.QUERY else "LENS_TOKEN"
+    bound = Binding("b", "cred-url", "x", A, injection, (A,), parameter=name)
+    with policy(rig, DomainRule("url", A, Action.ALLOW, rules), bindings=(bound,)):
+        yield
+
+
+def test_a_credential_in_the_query_replaces_the_agents_own(rig: Rig) -> None:
+    with in_url(rig, Injection.QUERY):
+        reply = rig.get(A, "/echo?a=1&key=mine&KEY=mine", *OWN)
+    assert reply.status == 200
+    assert rig.up.seen[0].target == f"/echo?a=1&key={URL_ESCAPED}"
+    assert b"mine" not in rig.up.raw
+    assert reply.json["target"] == "/echo?a=1&key=" + "*" * len(URL_ESCAPED)
+
+
+def test_a_credential_in_the_path_and_what_is_recorded_of_it(rig: Rig) -> None:
+    rules = (HttpRule("h", "GET", "/*/getMe", Action.ALLOW),)
+    with in_url(rig, Injection.URI_PLACEHOLDER, *rules):
+        # Telegram's form: a part of a segment.
+        reply = rig.get(A, "/botLENS_TOKEN/getMe?q=1")
+        event = rig.egress.wait_for_event(path="/botLENS_TOKEN/getMe")
+    assert rig.up.seen[0].target == f"/bot{URL_ESCAPED}/getMe?q=1"
+    assert URL_SECRET not in reply.head.decode() + reply.body.decode()
+    assert URL_ESCAPED not in reply.head.decode() + reply.body.decode()
+    assert event["metadata"]["credential"] == "x"
+    trail = json.dumps(rig.egress.events())
+    assert URL_SECRET not in trail
+    assert URL_ESCAPED not in trail
+
+
+@pytest.mark.parametrize(
+    ("value", "target"),
+    [
+        ("plain-value-0123456789", "/LENS_TOKEN/deleteMe"),  # no rule before injection
+        ("plain-value-0123456789", "/x/getMe"),  # no placeholder: the agent's own token
+        ("plain-value-0123456789", "/x/LENS_TOKEN/LENS_TOKEN"),
+        ("slash/value-0123456789", "/LENS_TOKEN/getMe"),
+        ("..", "/LENS_TOKEN/getMe"),
+        ("semi;colon-0123456789", "/LENS_TOKEN/getMe"),
+        ("per%cent-0123456789", "/LENS_TOKEN/getMe"),
+        ("admin", "/LENS_TOKEN/getMe"),  # a rule denies what it becomes
+    ],
+)
+def test_a_url_that_is_not_allowed_with_the_credential_in_it(
+    rig: Rig, value: str, target: str
+) -> None:
+    rules = (
+        HttpRule("d", "*", "/admin/**", Action.DENY),
+        HttpRule("h", "GET", "/*/getMe", Action.ALLOW),
+    )
+    with in_url(rig, Injection.URI_PLACEHOLDER, *rules, value=value):
+        reply = rig.get(A, target)
+    assert reply.status == 403
+    assert rig.untouched()
+    assert value not in reply.body.decode() or value == ".."
+
+
+def test_no_credential_in_the_url_over_plain_http(rig: Rig) -> None:
+    host = "plain.example.com"
+    bound = Binding("b", "cred-1", "x", host, Injection.QUERY, (host,), parameter="key")
+    with policy(rig, bindings=(bound,)), rig.agent() as agent:
+        assert agent.ask(request(host, f"http://{host}/x")).status == 200
+    assert [seen.target for seen in rig.plain.seen] == ["/x"]

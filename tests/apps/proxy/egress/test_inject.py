@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from apps.policies.types import Injection
 from apps.proxy.egress.head import parse_request
-from apps.proxy.egress.inject import InjectionError, render, request_bytes
+from apps.proxy.egress.inject import render, request_bytes
+from apps.proxy.egress.place import InjectionError
 from tests.apps.proxy.egress.conftest import binding
 
 VALUE = "0123456789abcdef-secret"
