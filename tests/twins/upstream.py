@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+_SUBJECT = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "twin server")])
+
+
 @dataclass
 class Seen:
     """One request as it arrived."""
@@ -92,7 +95,8 @@ class TwinCa:
         """A PEM file with key and certificate for these hosts."""
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = (
-            _builder(x509.Name([]), self.certificate.subject, key)
+            # stock proxy.py, an attacks run's other side, copies the subject and fails on none
+            _builder(_SUBJECT, self.certificate.subject, key)
             .add_extension(x509.SubjectAlternativeName([_name(host) for host in hosts]), True)  # noqa: FBT003
             .sign(self.key, hashes.SHA256())
         )
