@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 MAX_TEXT: Final = 4_000
+MAX_TOTAL: Final = 40_000
 MAX_DEPTH: Final = 6
 # Beyond it a number may have no decimal form (Python bounds that), nor fit a database.
 _LARGEST: Final = 2**63
@@ -75,21 +76,43 @@ def mask_text(text: str, limit: int = MAX_TEXT) -> str:
     return f"{shown[:limit]}… ({len(text)} characters)"
 
 
-def mask(value: Any, depth: int = 0) -> Any:
-    """The same for JSON data; the values of headers that carry credentials are masked by name."""
-    if isinstance(value, str):
-        return mask_text(value)
-    if depth >= MAX_DEPTH:
-        return "…"
-    if isinstance(value, Mapping):
-        return {
-            mask_text(str(key), 200): (
-                "[secret]" if str(key).lower() in _SECRET_HEADERS else mask(item, depth + 1)
-            )
-            for key, item in list(value.items())[:100]
-        }
-    if isinstance(value, list):
-        return [mask(item, depth + 1) for item in value[:100]]
-    if isinstance(value, int | float) and not abs(value) < _LARGEST:
-        return "[number]"
-    return value
+def mask(value: Any) -> Any:
+    """The same for JSON data; the values of headers that carry credentials are masked by name.
+
+    At most `MAX_TOTAL` characters are looked at in all: of what comes after, "…" is left. So a call
+    costs the same whatever was sent with it.
+    """
+    return _Masker().mask(value, 0)
+
+
+class _Masker:
+    """One pass over one value, with what is left of the characters that it may look at."""
+
+    def __init__(self) -> None:
+        self._left = MAX_TOTAL
+
+    def mask(self, value: Any, depth: int) -> Any:
+        if isinstance(value, str):
+            return self._text(value, MAX_TEXT)
+        if depth >= MAX_DEPTH:
+            return "…"
+        if isinstance(value, Mapping):
+            return {
+                self._text(str(key), 200): (
+                    "[secret]"
+                    if str(key).lower() in _SECRET_HEADERS
+                    else self.mask(item, depth + 1)
+                )
+                for key, item in list(value.items())[:100]
+            }
+        if isinstance(value, list):
+            return [self.mask(item, depth + 1) for item in value[:100]]
+        if isinstance(value, int | float) and not abs(value) < _LARGEST:
+            return "[number]"
+        return value
+
+    def _text(self, text: str, limit: int) -> str:
+        if self._left <= 0:
+            return "…"
+        self._left -= min(len(text), limit)
+        return mask_text(text, limit)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apps.mcp.core.secrets import MAX_TEXT, mask, mask_text
+from apps.mcp.core.secrets import MAX_TEXT, MAX_TOTAL, mask, mask_text
 
 SECRETS = {
     "platform token": "lns_" + "aB3_-" * 8 + "xyz",
@@ -111,3 +111,10 @@ def test_hostile_text_costs_little(hostile: str) -> None:
     started = time.perf_counter()
     mask_text(hostile)
     assert time.perf_counter() - started < 0.5
+
+
+def test_a_call_costs_the_same_whatever_was_sent_with_it() -> None:
+    masked = mask({"a": [["z" * 4000] * 100] * 100})
+    looked_at = sum(len(text) for row in masked["a"] for text in row if text != "…")
+    assert MAX_TOTAL <= looked_at <= MAX_TOTAL + MAX_TEXT
+    assert masked["a"][99][99] == "…"
