@@ -61,9 +61,16 @@ class Injection(StrEnum):
 IN_URL = frozenset({Injection.QUERY, Injection.URI_PLACEHOLDER})
 
 
+# The method of rules that open WebSockets; requests never carry it.
+WEBSOCKET = "WEBSOCKET"
+
+
 @dataclass(frozen=True, slots=True)
 class HttpRule:
-    """`method` is upper-case or `*`; `path` a glob (`*` one segment, `**` any) or None for any."""
+    """`method` is upper-case, `*`, or `WEBSOCKET`; `path` a glob, or None for any path.
+
+    In a glob `*` is one segment and `**` any number of them.
+    """
 
     id: str
     method: str
@@ -178,7 +185,7 @@ class ConnectRequest:
 class HttpRequest:
     """One HTTP request. `target` is the origin-form request target exactly as received.
 
-    `addresses` as in `ConnectRequest`.
+    `addresses` as in `ConnectRequest`. `websocket`: it is a GET that asks to become a WebSocket.
     """
 
     scheme: str
@@ -187,6 +194,7 @@ class HttpRequest:
     method: str
     target: str
     addresses: tuple[str, ...] = ()
+    websocket: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from websockets.frames import Frame, Opcode
+from websockets.http11 import Request
+from websockets.server import ServerProtocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -220,6 +223,9 @@ class UpstreamTwin:
                 return
             seen.body = _body(stream, seen)
             requests.append(seen)
+            if seen.target.startswith("/ws/") and seen.header("upgrade"):
+                _websocket(sock, stream, seen)
+                return
             for part in self.answer(seen):
                 sock.sendall(part)
             if ("connection", "close") in seen.headers or seen.target.startswith("/close"):
@@ -251,6 +257,12 @@ class _Stream:
         found, _, self._held = self._held.partition(end)
         return found
 
+    def rest(self) -> bytes:
+        if not self._held:
+            self._more()
+        data, self._held = self._held, b""
+        return data
+
     def exactly(self, count: int) -> bytes:
         parts = [self._held[:count]]
         self._held = self._held[count:]
@@ -261,6 +273,34 @@ class _Stream:
             self._held = self._held[count - have :]
             have += len(parts[-1])
         return b"".join(parts)
+
+
+def _websocket(sock: socket.socket, stream: _Stream, seen: Seen) -> None:
+    """Echo messages; `/ws/leak` says the credential first, `/ws/bye` closes after the first."""
+    protocol = ServerProtocol(max_size=None)
+    protocol.receive_data(seen.head + b"\r\n\r\n")
+    (opening,) = protocol.events_received()
+    assert isinstance(opening, Request)
+    answer = protocol.accept(opening)
+    if seen.target == "/ws/wrong-accept":
+        del answer.headers["Sec-WebSocket-Accept"]
+        answer.headers["Sec-WebSocket-Accept"] = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+    if seen.target == "/ws/other-protocol":
+        del answer.headers["Upgrade"]
+        answer.headers["Upgrade"] = "h2c"
+    protocol.send_response(answer)
+    if seen.target == "/ws/leak":
+        protocol.send_text((seen.header("authorization") or "").encode())
+    while True:
+        sock.sendall(b"".join(protocol.data_to_send()))
+        if protocol.close_expected():
+            return
+        protocol.receive_data(stream.rest())
+        for frame in protocol.events_received():
+            if isinstance(frame, Frame) and frame.opcode in (Opcode.TEXT, Opcode.BINARY):
+                protocol.send_binary(frame.data, fin=frame.fin)
+                if seen.target == "/ws/bye":
+                    protocol.send_close(1000)
 
 
 def _body(stream: _Stream, seen: Seen) -> bytes:

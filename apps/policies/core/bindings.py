@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from apps.common.hosts import HostPattern, PatternError, covers, parse_pattern
 from apps.common.shared_domains import shared_domain
-from apps.policies.types import AgentCredentials, Binding, LayerKind, Passed
+from apps.policies.types import WEBSOCKET, AgentCredentials, Binding, LayerKind, Passed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """An allowed HTTP request that may get a credential; `segments` are its canonical path's."""
+    """An allowed HTTP request that may get a credential; `segments` are its canonical path's.
+
+    `method` is that of rules: `WEBSOCKET` for a GET that asks to become one.
+    """
 
     scheme: str
     host: Host
@@ -99,7 +102,8 @@ def _obstacles(entry: BindingEntry, request: Outgoing) -> Iterator[str]:
     host, port, binding = request.host, request.port, entry.binding
     if not entry.pattern.matches(host, port):
         yield f"`{entry.pattern.text}` does not cover this host and port"
-    if binding.method not in ("*", request.method):
+    begun_by = "GET" if request.method == WEBSOCKET else request.method
+    if binding.method not in ("*", request.method, begun_by):
         yield f"bound for the method {binding.method} only"
     if entry.glob is not None and not entry.glob.matches(request.segments):
         yield f"bound for the path `{binding.path}` only"

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from apps.policies.core.compiled import DomainEntry, HttpEntry, LayerEntry, stricter
+from apps.policies.core.compiled import DomainEntry, HttpEntry, LayerEntry, stricter, takes
 from apps.policies.core.globs import fold, match_name
 from apps.policies.types import (
     STRICTNESS,
+    WEBSOCKET,
     Action,
     AgentCredentials,
     Binding,
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from apps.policies.core.compiled import Compiled
 
 Http = tuple[str, str, tuple[str, ...]]
-"""Scheme, method and canonical path segments of an HTTP request."""
+"""Scheme, method (`WEBSOCKET` for one) and canonical path segments of an HTTP request."""
 
 _SAYS = {
     Action.DIRECT: "tunnels it",
@@ -169,6 +170,12 @@ def _domain_rule(
             f"`{rule.pattern}` of {entry.title} is `direct`, which tunnels TLS, not plain HTTP."
         )
         return Answer(Action.DENY, kind, rule.id, reason, tuple(passed), credentials)
+    if http is not None and http[1] == WEBSOCKET and not domain.http and kind is LayerKind.TEAM:
+        reason = (
+            f"The rule `{rule.pattern}` of {entry.title} has no HTTP rule with the method "
+            f"{WEBSOCKET}, so a WebSocket is denied."
+        )
+        return Answer(Action.DENY, kind, rule.id, reason, tuple(passed), credentials)
     if not domain.http or http is None:
         action = domain.best
         reason = f"The rule `{rule.pattern}` of {entry.title} {_SAYS[action]}."
@@ -194,7 +201,7 @@ def _http_rule(
 ) -> HttpEntry | None:
     folded = tuple(map(fold, segments))
     for entry in domain.http:
-        if entry.rule.method not in ("*", method):
+        if not takes(entry.rule, method):
             passed.append(entry.other_method)
         elif entry.glob is None or (
             entry.glob.matches_folded(folded) if entry.denies else entry.glob.matches(segments)

@@ -13,6 +13,7 @@ from apps.policies.core.index import HostIndex, build_index
 from apps.policies.types import (
     BUNDLE_FORMAT,
     STRICTNESS,
+    WEBSOCKET,
     Action,
     Binding,
     Bundle,
@@ -189,6 +190,19 @@ def best_action(rule: DomainRule) -> Action:
     return stricter(rule.action, best)
 
 
+def takes(rule: HttpRule, method: str) -> bool:
+    """Whether a rule speaks about a method.
+
+    A WebSocket is a stream in which no method or path is seen again, so it is allowed by a rule
+    that names it only. It begins with a GET: what keeps that back keeps the WebSocket back, too.
+    """
+    if rule.method == method:
+        return True
+    if method == WEBSOCKET:
+        return rule.action is not Action.ALLOW and rule.method in ("*", "GET")
+    return rule.method == "*"
+
+
 def stricter(first: Action, second: Action) -> Action:
     """The stricter of two actions; the first one when they are equally strict."""
     return second if STRICTNESS[second] > STRICTNESS[first] else first
@@ -199,9 +213,15 @@ def _http(kind: LayerKind, rule: HttpRule) -> HttpEntry:
         rule,
         None if rule.path is None else parse_path_glob(rule.path),
         rule.action is Action.DENY,
-        Passed(kind, rule.id, f"for the method {rule.method} only"),
+        Passed(kind, rule.id, _other_method(rule)),
         Passed(kind, rule.id, f"`{rule.path}` does not cover this path"),
     )
+
+
+def _other_method(rule: HttpRule) -> str:
+    if rule.method == "*":
+        return f"for requests; a rule for WebSockets has the method {WEBSOCKET}"
+    return f"for the method {rule.method} only"
 
 
 def _tool(kind: LayerKind, rule: ToolRule) -> ToolEntry:

@@ -32,6 +32,7 @@ from apps.policies.core.check import METHOD, TIERS
 from apps.policies.core.compiled import Compiled, compiled
 from apps.policies.core.paths import Ambiguous, canonical, segments
 from apps.policies.types import (
+    WEBSOCKET,
     Action,
     Bundle,
     ConnectRequest,
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 
 _TOOL_NAME = re.compile(r"[A-Za-z0-9_./-]{1,64}")
 # TRACE sends the request back, and with it the credential that was injected.
-_REFUSED_METHODS = frozenset({"CONNECT", "TRACE", "TRACK"})
+_REFUSED_METHODS = frozenset({"CONNECT", "TRACE", "TRACK", WEBSOCKET})
 
 
 def decide(bundle: Bundle | None, request: ConnectRequest | HttpRequest | ToolRequest) -> Decision:
@@ -109,8 +110,9 @@ def _decide_http(ready: Compiled, request: HttpRequest) -> Decision:
     if isinstance(path, Ambiguous):
         reason = f"The path {path.reason}: it could be read in two ways, so it is denied."
         return _refused(Refusal("path", reason))
-    outgoing = Outgoing(request.scheme, host, request.port, request.method, segments(path))
-    answer = _network(ready, request, host, (request.scheme, request.method, outgoing.segments))
+    method = WEBSOCKET if request.websocket else request.method
+    outgoing = Outgoing(request.scheme, host, request.port, method, segments(path))
+    answer = _network(ready, request, host, (request.scheme, method, outgoing.segments))
     return _with_credential(ready, answer, outgoing, path)
 
 
@@ -182,6 +184,8 @@ def _http_refusal(request: HttpRequest) -> Refusal | None:
         return Refusal("scheme", "Only http and https requests are let through.")
     if not METHOD.fullmatch(_text(request.method)):
         return Refusal("method", "The method is not a word in capitals.")
+    if request.websocket and request.method != "GET":
+        return Refusal("method", "A WebSocket begins with a GET.")
     if request.method in _REFUSED_METHODS:
         return Refusal("method", f"{request.method} is never let through.")
     return None

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from apps.common.hosts import covers
 from apps.policies.core.check import layer_problems
-from apps.policies.core.compiled import DomainEntry, HttpEntry, ToolEntry, compile_layer
+from apps.policies.core.compiled import DomainEntry, HttpEntry, ToolEntry, compile_layer, takes
 from apps.policies.core.globs import covers_name, covers_path, parse_path_glob
 from apps.policies.types import Action, DomainRule, Layer
 
@@ -106,7 +106,7 @@ def _effect(rule: DomainRule) -> object:
 def _hides_http(first: HttpEntry, second: HttpEntry) -> bool:
     if first.rule.action is second.rule.action:
         return False
-    if first.rule.method not in ("*", second.rule.method):
+    if not takes(first.rule, second.rule.method):
         return False
     wide, narrow = first.glob or _ANY_PATH, second.glob or _ANY_PATH
     return covers_path(wide, narrow, folded=first.rule.action is Action.DENY)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from apps.policies.types import Action, HttpRequest
-from apps.proxy.egress import answers, body, inject, response
+from apps.proxy.egress import answers, body, inject, response, websocket
 from apps.proxy.egress.answers import Answer, RefusedError, denied
 from apps.proxy.egress.audit import Record
 from apps.proxy.egress.broker import BrokerAwayError, BrokerRefusedError
@@ -57,6 +57,7 @@ class Exchange:
         self._wire = wire
         self._asked = asked
         self._body_left = asked.head.body != 0
+        self._key = ""
         self._record = Record(
             asked.head.method,
             asked.authority.host,
@@ -85,11 +86,11 @@ class Exchange:
         return False
 
     def _serve(self) -> bool:
-        decision = self._decide()
         if self._asked.head.upgrade:
-            raise RefusedError(
-                denied("protocol upgrades (WebSocket, h2c) are not available", "upgrade")
-            )
+            self._key = websocket.key_of(self._asked.head)
+            if self._wire.pending:
+                raise RefusedError(denied("data was sent before the WebSocket opened", "upgrade"))
+        decision = self._decide()
         injected = self._credential(decision.binding)
         target = self._target(injected)
         return self._forward(self._head_bytes(decision, injected, target), injected)
@@ -104,6 +105,7 @@ class Exchange:
             asked.head.method,
             asked.target,
             self._judged,
+            websocket=bool(self._key),
         )
         # Set before deciding: a policy change in between cuts the line instead of missing it.
         self._line.needs = _ALLOWED
@@ -174,12 +176,15 @@ class Exchange:
             asked.authority.header(default),
             strip=decision.strip_credentials,
             injected=injected,
+            last=websocket.HEADERS if self._key else (),
         )
 
     def _forward(self, head: bytes, injected: Injected | None) -> bool:
         needles = injected.needles if injected else ()
         self._wire.sock.settimeout(self._limits.stall)
         upstream, answer = self._round_trip(head, needles)
+        if answer.status == 101:
+            return self._switch(upstream, answer, needles)
         try:
             keep_alive = self._asked.head.keep_alive and not self._body_left
             response.relay(
@@ -198,6 +203,23 @@ class Exchange:
         self._record.result = "success"
         self._put_back(upstream, answer)
         return keep_alive
+
+    def _switch(self, upstream: Upstream, answer: ResponseHead, needles: tuple[bytes, ...]) -> bool:
+        """Relay a WebSocket until it ends; the connection carries nothing after it."""
+        record = self._record
+        try:
+            websocket.check_answer(answer, self._key, extensions=not needles)
+            record.status, record.detail["websocket"] = 101, True
+            self._wire.sock.sendall(websocket.answer_bytes(answer))
+            websocket.splice(self._wire, upstream.wire, needles, self._limits.stall, record)
+        except OSError:
+            raise ClientGoneError("the WebSocket broke off") from None
+        finally:
+            self._line.close(upstream.sock)
+        if self._line.dead:
+            raise LineCutError
+        record.result = "success"
+        return False
 
     def _round_trip(self, head: bytes, needles: tuple[bytes, ...]) -> tuple[Upstream, ResponseHead]:
         """Send the request and receive the head of its answer."""
@@ -230,7 +252,12 @@ class Exchange:
             self._judge(upstream.addresses)
             self._send(upstream, head, first, views)
             answer = response.receive(
-                upstream, self._wire.sock, self._asked.head.method, self._limits, needles
+                upstream,
+                self._wire.sock,
+                self._asked.head.method,
+                self._limits,
+                needles,
+                switching=bool(self._key),
             )
             upstream.sock.settimeout(self._limits.stall)
         except BaseException:

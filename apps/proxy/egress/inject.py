@@ -130,14 +130,20 @@ def _check_name(name: str) -> None:
 
 
 def request_bytes(
-    head: RequestHead, target: str, host: str, *, strip: bool, injected: Injected | None
+    head: RequestHead,
+    target: str,
+    host: str,
+    *,
+    strip: bool,
+    injected: Injected | None,
+    last: tuple[str, ...] = (),
 ) -> bytes:
-    """The head to send upstream, blank line included."""
+    """The head to send upstream, `last` lines and a blank one included."""
     gone = _DROPPED | head.options
     if strip:
         gone |= AGENT_CREDENTIALS
     if injected:
-        gone |= {injected.key, "accept-encoding"}
+        gone |= {injected.key, "accept-encoding", "sec-websocket-extensions"}
     lines = [f"{head.method} {target} HTTP/1.1", f"Host: {host}"]
     lines += [f"{name}: {value}" for key, name, value in head.fields if not _is_in(key, gone)]
     if head.body == CHUNKED:
@@ -146,7 +152,7 @@ def request_bytes(
         lines.append(f"Content-Length: {head.body}")
     if injected:
         lines += ["Accept-Encoding: identity", *filter(None, [injected.line])]
-    lines.append("\r\n")
+    lines += [*last, "\r\n"]
     return "\r\n".join(lines).encode("latin-1")
 
 

@@ -43,8 +43,10 @@ def receive(
     method: str,
     limits: Limits,
     needles: tuple[bytes, ...],
+    *,
+    switching: bool = False,
 ) -> ResponseHead:
-    """The final response head; interim ones (1xx) are skipped.
+    """The final response head; interim ones (1xx) are skipped. With `switching` a 101 is final.
 
     Raises SilentError, ClientGoneError when the agent leaves meanwhile, or RefusedError: 504
     without an answer in time, 502 for what is no answer.
@@ -52,6 +54,8 @@ def receive(
     for _ in range(_MOST_INTERIM):
         response = _one_head(upstream, client, method, limits, needles)
         if response.status == 101:
+            if switching:
+                return response
             break
         if response.status >= 200:
             _check_coding(response, needles)

@@ -84,6 +84,11 @@ class Scrubber:
         self._held = text[cut:]
         return text[:cut]
 
+    @property
+    def holds(self) -> bool:
+        """Whether bytes are held back."""
+        return bool(self._held)
+
     def flush(self) -> bytes:
         """What was held, at the end of the stream."""
         held, self._held = self._held, b""
