@@ -9,7 +9,7 @@ NAME ?=
 WORKERS ?= 2
 PYTEST_ARGS ?=
 
-.PHONY: help demo up test lint format bench lock embedded dev
+.PHONY: help demo up test lint format bench attacks test-clients lock embedded dev
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 20
@@ -49,6 +49,12 @@ format: dev ## let the formatters write
 bench: dev ## run one benchmark: make bench NAME=chain
 	@test -n "$(NAME)" || { echo "usage: make bench NAME=<name>; there are: $$(cd benchmarks && ls [a-z]*.py | sed 's/\.py//' | xargs)"; exit 2; }
 	@$(PY) -m benchmarks.$(NAME) $(ARGS)
+
+attacks: dev ## attack a real sandbox and its proxy, and stock proxy.py (ARGS=--smoke, ARGS=--mutants)
+	@$(PY) -m tests.attacks $(ARGS)
+
+test-clients: dev ## run real HTTP clients inside a sandbox
+	@$(PY) -m tests.clients
 
 lock: dev ## lock every requirements file again, with hashes
 	@for f in bootstrap sandbox base embedded server dev; do \

@@ -176,9 +176,10 @@ def open_descriptors(pid: int | str = "self") -> int:
     return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
 
 
-def start(folder: Path, **settings: Any) -> Daemon:
-    """Start a sandboxd; `settings` go into its configuration."""
+def start(folder: Path, *, module: tuple[str, ...] | None = None, **settings: Any) -> Daemon:
+    """Start a sandboxd (or `module`, which becomes one); `settings` go into its configuration."""
     (folder / "run").mkdir(exist_ok=True)
+    module = module or ("apps.sandboxes.harness.sandboxd",)
     (folder / "run").chmod(0o711)
     config = {
         "socket": str(folder / "run" / "sandboxd.sock"),
@@ -188,7 +189,7 @@ def start(folder: Path, **settings: Any) -> Daemon:
     }
     path = folder / "sandboxd.json"
     path.write_text(json.dumps(config))
-    command = [sys.executable, "-m", "apps.sandboxes.harness.sandboxd", "--config", str(path)]
+    command = [sys.executable, "-m", *module, "--config", str(path)]
     environment = {**CLEAN, "LENS_TEST_SECRET": SECRET}
     with (folder / "log").open("ab") as log:
         process = subprocess.Popen(  # noqa: S603 our own interpreter and module

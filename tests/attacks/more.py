@@ -1,0 +1,108 @@
+"""Cases that only the catalogue needs: controls for families without one, and a few attacks."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import pytest
+
+from apps.policies.types import Action, DomainRule
+from tests.apps.proxy.egress.conftest import raw, request
+from tests.twins.upstream import pattern
+
+if TYPE_CHECKING:
+    from tests.apps.proxy.egress.conftest import Rig
+
+H = "api.example.com"
+HOST = f"Host: {H}"
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT"])
+def allowed_methods(rig: Rig, method: str) -> None:
+    """A method that the policy allows arrives as sent."""
+    assert rig.get(H, "/open/x", "Content-Length: 0", method=method).status == 200
+    assert [seen.method for seen in rig.up.seen] == [method]
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        raw("GET /open/x HTTP/1.1", f"host:{H}", "x-empty:"),
+        raw("GET /open/x HTTP/1.1", f"HOST: {H}:443", "Accept: a, b;q=0.5"),
+        raw("GET /open/x HTTP/1.1", HOST, "Connection: keep-alive", "X_Y: z"),
+    ],
+)
+def odd_but_legal_heads(rig: Rig, head: bytes) -> None:
+    """Unusual, but with one meaning."""
+    with rig.tunnel() as agent:
+        assert agent.ask(head).status == 200
+
+
+def chunked_upload(rig: Rig) -> None:
+    """Chunks of several sizes arrive as one body."""
+    data = pattern(70_001)
+    pieces = (data[:1], data[1:40_000], data[40_000:])
+    body = b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
+    with rig.tunnel() as agent:
+        sent = request(H, "/open/x", "Transfer-Encoding: chunked", method="POST", body=body)
+        assert agent.ask(sent).status == 200
+    assert hashlib.sha256(rig.up.seen[0].body).digest() == hashlib.sha256(data).digest()
+
+
+def an_answer_while_others_are_silent(rig: Rig) -> None:
+    """One tunnel that says nothing, one that works."""
+    with rig.tunnel(), rig.tunnel() as agent:
+        assert agent.ask(request(H, "/open/x")).status == 200
+
+
+@pytest.mark.parametrize("path", ["/x", "/open/y?z=1"])
+def plain_http_that_is_allowed(rig: Rig, path: str) -> None:
+    """Plain http to an allowed host and path."""
+    host = "plain.example.com"
+    with rig.agent() as agent:
+        assert agent.ask(request(host, f"http://{host}{path}")).status == 200
+    assert rig.plain.seen[0].target == path
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["127.0.0.1", "169.254.169.254", "10.0.0.1", "168.63.129.16", "100.100.100.200", "0.0.0.0",  # noqa: S104  asked for, not bound
+     "224.0.0.1", "192.168.1.1", "255.255.255.255"],
+)  # fmt: skip
+def an_address_that_is_refused_though_allowed(rig: Rig, address: str) -> None:
+    """No team's rule opens the host, its network or the metadata service."""
+    rig.apply(DomainRule("every", "*", Action.ALLOW), DomainRule("ip", address, Action.ALLOW))
+    try:
+        with rig.agent() as agent:
+            reply = agent.ask(f"CONNECT {address}:443 HTTP/1.0\r\n\r\n".encode())
+            assert reply.status == 403
+            assert reply.json["layer"] == "builtin"
+    finally:
+        rig.apply()
+    assert rig.untouched()
+
+
+def a_mapped_name(rig: Rig) -> None:
+    """A name below a wildcard."""
+    assert rig.get("a.wild.example.com", "/x").status == 200
+
+
+@pytest.mark.parametrize("host", ["evil.wild.example.com", "wrong.wild.example.com"])
+def an_upstream_with_another_certificate(rig: Rig, host: str) -> None:
+    """Signed by a stranger, or for another host: no request byte is sent."""
+    reply = rig.get(host, "/x")
+    assert (reply.status, reply.json["error"]) == (502, "upstream_tls")
+    assert rig.untouched()
+
+
+@pytest.mark.parametrize("kind", ["garbage", "two-lengths", "both", "fold", "large", "split"])
+def an_answer_that_is_none(rig: Rig, kind: str) -> None:
+    """An answer with more than one meaning is not passed on."""
+    reply = rig.get(H, f"/raw/{kind}")
+    assert (reply.status, reply.json["error"]) == (502, "upstream_failed")
+
+
+def an_upstream_that_verifies(rig: Rig) -> None:
+    """The same request, to the certificate that belongs to the host."""
+    assert rig.get(H, "/open/x").status == 200

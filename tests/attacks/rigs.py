@@ -1,0 +1,230 @@
+"""Two ways to run the catalogue: our sandbox with its proxy, and stock proxy.py.
+
+`Namespaced` puts the attacker into the network namespace of a real sandbox, whose proxy sandboxd
+started; only the upstreams and the credential broker are the tests' own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cryptography.hazmat.primitives import serialization
+
+from apps.policies import codec
+from tests.apps.proxy.egress.conftest import HOSTS, SECRET, Agent, Rig, bundle
+from tests.apps.sandboxes.harness import test_lifecycle as traces
+from tests.apps.sandboxes.harness.conftest import CHECKOUT, Box, Daemon, start
+from tests.twins.egress import TOKEN, BrokerTwin, EgressTwin
+from tests.twins.upstream import TwinCa, UpstreamTwin
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from apps.policies.types import Bundle
+
+_PROXY_PORT = 18080
+_TLS = "127.0.0.1"
+
+
+class _Upstreams(Rig):
+    """The upstreams of the tests' rig, without their proxy."""
+
+    def __init__(self, folder: Path, stack: contextlib.ExitStack) -> None:
+        self.folder = folder
+        authority = TwinCa()
+        self.upstream_ca = folder / "upstream-ca.pem"
+        self.upstream_ca.write_text(authority.pem)
+        self.up = stack.enter_context(UpstreamTwin(authority.issue(folder, *HOSTS)))
+        self.plain = stack.enter_context(UpstreamTwin())
+        self.stranger = stack.enter_context(UpstreamTwin(TwinCa().issue(folder, "x.example.com")))
+        self.version = 1
+
+    def places(self) -> dict[str, tuple[str, int]]:
+        """Where each host of the rig is."""
+        names = (*HOSTS, "ask.example.com", "wrong.wild.example.com")
+        places = dict.fromkeys(names, (_TLS, self.up.port))
+        places["plain.example.com:80"] = (_TLS, self.plain.port)
+        places["evil.wild.example.com"] = (_TLS, self.stranger.port)
+        return places
+
+    def fresh(self) -> None:
+        """Nothing seen yet."""
+        for upstream in (self.up, self.plain, self.stranger):
+            upstream.reset()
+        self.egress.mark()
+
+
+class Namespaced(_Upstreams):
+    """The rig in a real sandbox; `mutant` starts a sandboxd with one check switched off."""
+
+    def __init__(self, folder: Path, stack: contextlib.ExitStack, mutant: str = "") -> None:
+        super().__init__(folder, stack)
+        (folder / "run").mkdir()
+        broker = BrokerTwin(folder / "run" / "broker.sock")
+        stack.callback(broker.close)
+        broker.path.chmod(0o666)
+        broker.values["cred-1"] = SECRET
+        settings = {
+            "address_map": {host: list(place) for host, place in self.places().items()},
+            "upstream_ca_file": str(self.upstream_ca),
+            "explain_url": "https://lens.test/decisions",
+        }
+        module = ("tests.attacks.mutated", mutant) if mutant else None
+        daemon = start(folder, module=module, **settings)
+        stack.callback(daemon.stop)
+        self.box: Box = daemon.create(bundle=codec.to_obj(bundle(self.version)), token=TOKEN)
+        self.egress = _Sandboxed(daemon, self.box, broker)
+        self.space = os.open(_network_of(daemon), os.O_RDONLY)
+        stack.callback(os.close, self.space)
+        self.egress.ca_pem = self.box.run("cat /etc/lens/ca.pem").out.decode()
+        self.context = ssl.create_default_context(cadata=self.egress.ca_pem)
+
+    @contextlib.contextmanager
+    def agent(self) -> Iterator[Agent]:
+        """An agent whose socket was made in the sandbox's network."""
+        agent = _Inside(self.space)
+        try:
+            yield agent
+        finally:
+            agent.close()
+
+
+class _Inside(Agent):
+    def __init__(self, space: int) -> None:
+        self.sock = _socket_in(space)
+        self.sock.settimeout(15)
+        self.sock.connect(("127.0.0.1", _PROXY_PORT))
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._held = b""
+
+
+def _socket_in(space: int) -> socket.socket:
+    """A socket belongs to the network in which it was made, whoever uses it later."""
+    import ctypes  # noqa: PLC0415  3.11 has no os.setns
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    try:
+        if libc.setns(space, 0x40000000):
+            raise OSError(ctypes.get_errno(), "setns")
+        try:
+            return socket.socket()
+        finally:
+            assert not libc.setns(home, 0x40000000)
+    finally:
+        os.close(home)
+
+
+def _network_of(daemon: Daemon) -> str:
+    """The network namespace of the only sandbox, by the process that is in it."""
+    ours = Path("/proc/self/ns/net").readlink()
+    for pid in traces.processes(daemon):
+        with contextlib.suppress(OSError):
+            if (path := Path(f"/proc/{pid}/ns/net")).readlink() != ours:
+                return str(path)
+    raise AssertionError("the sandbox has no network of its own")
+
+
+class _Sandboxed(EgressTwin):
+    """What the tests ask of a proxy, answered by sandboxd and the sandbox's spool."""
+
+    def __init__(self, daemon: Daemon, box: Box, broker: BrokerTwin) -> None:
+        self._daemon, self._box = daemon, box
+        self.broker = broker
+        self.spool_dir = daemon.spool / box.id
+        self._marked = 0
+
+    def apply(self, bundle: Bundle) -> dict[str, Any]:
+        path = f"/v1/sandboxes/{self._box.id}/bundle"
+        status, answer = self._daemon.call("PUT", path, codec.to_obj(bundle))
+        assert status == 200, answer
+        return {"op": "applied", "version": answer["applied"]}
+
+
+class Stock(_Upstreams):
+    """Stock proxy.py with interception, asked for the same decisions by a plugin of its kind."""
+
+    def __init__(self, folder: Path, stack: contextlib.ExitStack) -> None:
+        super().__init__(folder, stack)
+        signing = TwinCa()
+        key = signing.key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.TraditionalOpenSSL,
+            serialization.NoEncryption(),
+        )
+        (folder / "ca.key").write_bytes(key)
+        (folder / "ca.crt").write_text(signing.pem)
+        (folder / "bundle").write_bytes(codec.encode(bundle()))
+        places = {host: list(place) for host, place in self.places().items()}
+        (folder / "places").write_text(repr(places))
+        self.egress = _Silent()
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            self.port = int(probe.getsockname()[1])
+        subprocess.run(["openssl", "genrsa", "-out", folder / "sign.key", "2048"],  # noqa: S603, S607
+                       check=True, capture_output=True)  # fmt: skip
+        command = [
+            sys.executable, "-m", "proxy", "--hostname", "127.0.0.1", "--port", str(self.port),
+            "--num-acceptors", "1", "--num-workers", "1", "--log-level", "CRITICAL",
+            "--data-dir", str(folder), "--ca-cert-dir", str(folder),
+            "--ca-key-file", str(folder / "ca.key"), "--ca-cert-file", str(folder / "ca.crt"),
+            "--ca-signing-key-file", str(folder / "sign.key"),
+            "--ca-file", str(self.upstream_ca), "--plugins", "tests.attacks.stock_plugin.Policy",
+        ]  # fmt: skip
+        process = subprocess.Popen(  # noqa: S603  ours
+            command, cwd=CHECKOUT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            env={"PATH": "/usr/bin:/bin", "HOME": str(folder), "LENS_STOCK": str(folder)},
+        )  # fmt: skip
+        stack.callback(process.wait, 10)
+        stack.callback(process.terminate)
+        self.egress.ca_pem = signing.pem
+        self.context = ssl.create_default_context(cadata=signing.pem)
+        self._wait()
+
+    def _wait(self) -> None:
+        until = time.monotonic() + 20
+        while time.monotonic() < until:
+            with contextlib.suppress(OSError):
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+                return
+            time.sleep(0.05)
+        raise AssertionError("stock proxy.py did not start")
+
+    @contextlib.contextmanager
+    def agent(self) -> Iterator[Agent]:
+        """An agent that is less patient: stock hangs on much of this."""
+        agent = Agent(self.port)
+        agent.sock.settimeout(0.5)
+        try:
+            yield agent
+        finally:
+            agent.close()
+
+    def apply(self, *_: object, **__: object) -> None:
+        """The policy stays: stock is told once."""
+
+
+class _Silent(EgressTwin):
+    """No audit and no broker."""
+
+    def __init__(self) -> None:
+        self.ca_pem = ""
+
+    def mark(self) -> None:
+        """Nothing is recorded."""
+
+    def event(self, *_: object, **__: object) -> dict[str, Any]:
+        raise AssertionError("stock proxy.py has no audit")
+
+    def wait_for_event(self, *_: object, **__: object) -> dict[str, Any]:
+        return self.event()
+
+    def events(self) -> list[dict[str, Any]]:
+        return []
