@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from apps.common.crypto import KeyRing
 from lensagents.settings import base
@@ -40,7 +41,10 @@ CELERY_BROKER_URL = "memory://localhost/"
 CELERY_BROKER_TRANSPORT_OPTIONS = {"polling_interval": 0.05}
 
 if base.env.choice("TEST_DATABASE", "sqlite", among=("sqlite", "postgres")) == "postgres":
-    REDIS_URL = base.env.redis_url("REDIS_URL")
+    # A Redis database for each test process: what one clears or counts is nobody else's.
+    _WORKER = os.environ.get("PYTEST_XDIST_WORKER", "gw0")  # noqa: TID251  pytest's own name
+    _SERVER = urlsplit(base.env.redis_url("REDIS_URL"))
+    REDIS_URL = _SERVER._replace(path=f"/{int(_WORKER.removeprefix('gw')) + 1}").geturl()
     DATABASES["default"] = base.postgresql(base.env.database_url("DATABASE_URL"))
     # A pool would hold connections that the dropping of the test database waits for.
     DATABASES["default"]["OPTIONS"] = {}
