@@ -6,6 +6,7 @@ Everything is written through the same services as the admin uses, so the audit 
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING
 from django.db import transaction
 
 from apps.agents.models import Agent
-from apps.agents.services import agent_create, token_create
+from apps.agents.services import agent_create, token_create, token_revoke
+from apps.common import clock
 from apps.connections.services import credential_create
 from apps.orgs.models import Organization, Project, Team
 from apps.orgs.services.grants import grant_set
@@ -74,6 +76,7 @@ CREDENTIALS = [
     ("pagerduty", "PagerDuty", "production", "api.pagerduty.com", "sre"),
     ("ticketing", "Ticketing", "support-systems", HOST, "support-operations"),
 ]
+SESSION = "Demo session"
 TOOLS = ("whoami", "shell_exec", "file_*", "web_fetch")
 
 
@@ -97,7 +100,10 @@ def seed(ticketing_token: str) -> Seeded:
             _fill(org, dataclasses.replace(SYSTEM, org_id=org.id), ticketing_token)
         actor = dataclasses.replace(SYSTEM, org_id=org.id)
         agent = Agent.objects.get(org=org, slug="support-triage")
-        minted = token_create(agent, name="Demo session", actor=actor)
+        for old in agent.tokens.filter(name=SESSION, revoked_at=None):
+            token_revoke(old, actor=actor)
+        tomorrow = clock.now() + dt.timedelta(days=1)
+        minted = token_create(agent, name=SESSION, expires_at=tomorrow, actor=actor)
     return Seeded(org, minted.value)
 
 
