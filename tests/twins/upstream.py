@@ -17,6 +17,7 @@ import socket
 import ssl
 import threading
 import time
+import zlib
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Self
@@ -365,6 +366,30 @@ def _gzip(_: Seen, __: str) -> Iterator[bytes]:
     yield _response(200, gzip.compress(b"compressed " * 50), "Content-Encoding: gzip")
 
 
+def _packed(seen: Seen, rest: str) -> Iterator[bytes]:
+    """Give back the credential it got, compressed, byte by byte in chunks."""
+    text = b"before " + (seen.header("authorization") or "").encode() + b" after. " * 20
+    raw = zlib.compressobj(wbits=-15)
+    packed = {
+        "gzip": gzip.compress(text),
+        "deflate": zlib.compress(text),
+        "raw": raw.compress(text) + raw.flush(),
+        "cut": gzip.compress(text * 2000)[:-5],
+        "bomb": gzip.compress(b"\0" * 30_000_000) if rest == "bomb" else b"",
+        "lie": b"not compressed at all",
+    }.get(rest, b"x")
+    coding = {"raw": "deflate", "cut": "gzip", "bomb": "GZIP", "lie": "gzip"}.get(
+        rest, rest.replace("%20", " ")
+    )
+    yield f"HTTP/1.1 200 OK\r\nContent-Encoding: {coding}\r\nContent-MD5: x\r\n".encode()
+    yield b"Transfer-Encoding: chunked\r\n\r\n"
+    step = 1 if len(packed) < 1000 else 5000
+    for at in range(0, len(packed), step):
+        piece = packed[at : at + step]
+        yield b"%x\r\n%s\r\n" % (len(piece), piece)
+    yield b"0\r\n\r\n"
+
+
 def _status(seen: Seen, rest: str) -> Iterator[bytes]:
     status = int(rest)
     if status in (204, 304):
@@ -452,6 +477,7 @@ _ROUTES: dict[str, Callable[[Seen, str], Iterator[bytes]]] = {
     "chunked": _chunked,
     "close": _close,
     "gzip": _gzip,
+    "packed": _packed,
     "status": _status,
     "slow": _slow,
     "drip": _drip,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import select
 import time
+from dataclasses import replace
+from itertools import chain
 from typing import TYPE_CHECKING
 
-from apps.proxy.egress import body, scrub
+from apps.proxy.egress import body, inflate, scrub
 from apps.proxy.egress.answers import Answer, RefusedError
 from apps.proxy.egress.head import CHUNKED, UNTIL_CLOSE, HeadError, parse_response
 from apps.proxy.egress.inject import response_fields
@@ -14,7 +16,7 @@ from apps.proxy.egress.wire import EndedError
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from apps.proxy.egress.audit import Record
     from apps.proxy.egress.config import Limits
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
     from apps.proxy.egress.upstream import Upstream
 
 _MOST_INTERIM = 8
+_PARTIAL = 206
+# True of the compressed bytes only.
+_OF_CODED = frozenset({"content-encoding", "content-md5", "content-digest", "digest"})
 _NO_ANSWER = Answer(504, "upstream_timeout", "the upstream did not answer in time")
 
 
@@ -103,15 +108,23 @@ def _await(upstream: Upstream, client: socket.socket, seconds: float) -> None:
         upstream.wire.read_ready()
 
 
+def _coding(response: ResponseHead) -> str:
+    """How the body is compressed; "" when it is not."""
+    named = [value for key, _, value in response.fields if key == "content-encoding"]
+    coding = ",".join(named).lower()
+    return "" if coding == "identity" or not response.body else coding
+
+
 def _check_coding(response: ResponseHead, needles: tuple[bytes, ...]) -> None:
-    """A compressed answer cannot be searched for the injected credential, so it is refused."""
-    coding = response.first("content-encoding")
-    if needles and response.body and coding is not None and coding.lower() != "identity":
+    """Refuse what cannot be inflated, and so not be searched for the injected credential."""
+    coding = _coding(response) if needles else ""
+    if coding and (coding not in inflate.CODINGS or response.status == _PARTIAL):
         raise RefusedError(
             Answer(
                 502,
                 "upstream_compressed",
-                "the upstream compressed its answer although it was asked not to",
+                "the upstream compressed its answer although it was asked not to, and in a way "
+                "in which it cannot be searched",
             )
         )
 
@@ -129,19 +142,25 @@ def relay(
 ) -> None:
     """Pass the response on; after ClientGoneError or UpstreamBrokenError nothing can be sent.
 
-    A body that ends with the connection is passed on in chunks. `settled` is called before the last
-    bytes leave: from then on nothing is left to cut.
+    RefusedError (502) when the very beginning of a body cannot be inflated. A body that ends with
+    the connection, or that was inflated, is passed on in chunks. `settled` is called before the
+    last bytes leave: from then on nothing is left to cut.
     """
+    views = _body(upstream, response)
+    ready: bytes | memoryview | None = None
+    if needles:
+        if coding := _coding(response):
+            views = _inflated(views, coding)
+            ready = _first(views)
+            response = _identity(response)
+        views = _scrubbed(chain(filter(None, [ready]), views), scrub.Scrubber(needles))
     framing = CHUNKED if response.body == UNTIL_CLOSE else response.body
     head = _head_bytes(response, method, framing, keep_alive=keep_alive)
     writer = body.writer(client, framing)
     record.status = response.status
-    views = _body(upstream, response)
-    if needles:
-        views = _scrubbed(views, scrub.Scrubber(needles))
     try:
         # What is there already leaves with the head; what is not must not delay the head.
-        first = next(views, b"") if upstream.wire.pending else b""
+        first = next(views, b"") if upstream.wire.pending or ready else b""
         if len(first) == response.body:
             settled()
         writer.start(head, first)
@@ -166,8 +185,32 @@ def _body(upstream: Upstream, response: ResponseHead) -> Iterator[memoryview | b
         raise UpstreamBrokenError(f"the upstream's answer was malformed: {error.code}") from None
 
 
+def _identity(response: ResponseHead) -> ResponseHead:
+    """The head of the answer once it is inflated."""
+    fields = tuple(field for field in response.fields if field[0] not in _OF_CODED)
+    return replace(response, fields=fields, body=CHUNKED)
+
+
+def _inflated(views: Iterator[memoryview | bytes], coding: str) -> Iterator[memoryview | bytes]:
+    inflater = inflate.Inflater(coding)
+    try:
+        for view in views:
+            yield from inflater.feed(view)
+        inflater.finish()
+    except inflate.InflateError as error:
+        raise UpstreamBrokenError(str(error)) from None
+
+
+def _first(views: Iterator[memoryview | bytes]) -> memoryview | bytes:
+    """The first piece, while the answer can still be another; raises RefusedError."""
+    try:
+        return next(views, b"")
+    except UpstreamBrokenError as error:
+        raise RefusedError(Answer(502, "upstream_compressed", str(error))) from None
+
+
 def _scrubbed(
-    views: Iterator[memoryview | bytes], scrubber: scrub.Scrubber
+    views: Iterable[memoryview | bytes], scrubber: scrub.Scrubber
 ) -> Iterator[memoryview | bytes]:
     for view in views:
         if clean := scrubber.feed(view):

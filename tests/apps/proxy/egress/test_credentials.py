@@ -124,10 +124,39 @@ def test_a_secret_in_a_redirect_is_masked_and_not_followed(rig: Rig) -> None:
     assert len(rig.up.seen) == 1
 
 
-def test_a_compressed_answer_to_an_injected_request_is_refused(rig: Rig) -> None:
-    reply = rig.get("cred.example.com", "/gzip", "Accept-Encoding: gzip")
-    assert (reply.status, reply.json["error"]) == (502, "upstream_compressed")
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "raw"])
+def test_a_compressed_answer_to_an_injected_request_is_inflated_and_searched(
+    rig: Rig, coding: str
+) -> None:
+    with rig.tunnel("cred.example.com") as agent:
+        reply = agent.ask(request("cred.example.com", f"/packed/{coding}", "Accept-Encoding: gzip"))
+        assert reply.body == b"before Bearer " + b"*" * len(SECRET) + b" after. " * 20
+        assert reply.header("content-encoding") is None
+        assert reply.header("content-md5") is None
+        assert reply.header("transfer-encoding") == "chunked"
+        assert agent.ask(request("cred.example.com", "/gzip")).body == b"compressed " * 50
+        head = agent.ask(request("cred.example.com", "/status/200", method="HEAD"))
+        assert head.status == 200
     assert rig.get("api.example.com", "/gzip").header("content-encoding") == "gzip"
+
+
+@pytest.mark.parametrize("coding", ["br", "zstd", "gzip, gzip", "gzip, br", "lie"])
+def test_an_answer_that_cannot_be_searched_is_refused(rig: Rig, coding: str) -> None:
+    reply = rig.get("cred.example.com", "/packed/" + coding.replace(", ", ",%20"))
+    assert (reply.status, reply.json["error"]) == (502, "upstream_compressed")
+
+
+@pytest.mark.parametrize("kind", ["bomb", "cut"])
+def test_a_compressed_answer_that_goes_wrong_is_cut(rig: Rig, kind: str) -> None:
+    before = rig.egress.memory_kb()
+    with rig.tunnel("cred.example.com") as agent:
+        agent.send(request("cred.example.com", f"/packed/{kind}"))
+        with pytest.raises(EOFError):
+            agent.reply()
+    event = rig.egress.wait_for_event(path=f"/packed/{kind}")
+    assert event["result"] == "failure"
+    assert event["metadata"]["bytes_in"] < 4_000_000
+    assert rig.egress.memory_kb() - before < 8_000
 
 
 def test_the_secret_is_nowhere_in_the_audit_trail(rig: Rig) -> None:
