@@ -56,6 +56,9 @@ def main() -> int:
     if options.mutants:
         for mutant in MUTANTS:
             report.mutants[mutant.name] = killed(mutant, cases)
+            print(
+                f"  mutant {mutant.name}: {report.mutants[mutant.name] or 'SURVIVED'}", flush=True
+            )
     return report.show()
 
 
@@ -82,8 +85,6 @@ class Report:
         for name, why in self.ours.items():
             print(f"  FAILED {by_name[name]}: {name}: {why}")
         survived = [name for name, killer in self.mutants.items() if not killer]
-        for name, killer in self.mutants.items():
-            print(f"  mutant {name}: {killer or 'SURVIVED'}")
         print(
             json.dumps(
                 {

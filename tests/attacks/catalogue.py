@@ -48,7 +48,7 @@ class SandboxCase:
         inside.test_attack_is_refused_and_its_control_works(box, self.attack)
 
 
-_R, _C, _K = requests, connects, credentials
+_R, _C = requests, connects
 # family, function, control, reaches
 _PROXY: tuple[tuple[str, Callable[..., None], bool, bool], ...] = (
     ("path", _R.test_ambiguous_path_is_denied, False, False),
@@ -82,18 +82,8 @@ _PROXY: tuple[tuple[str, Callable[..., None], bool, bool], ...] = (
     ("upstream", more.an_upstream_with_another_certificate, False, False),
     ("upstream", more.an_answer_that_is_none, False, True),
     ("upstream", more.an_upstream_that_verifies, True, True),
-    ("credential", _K.test_injection_replaces_what_the_agent_sent, False, True),
-    ("credential", _K.test_own_authorization_in_other_spellings, False, True),
-    ("credential", _K.test_connection_cannot_remove_the_injected_header, False, True),
-    ("credential", _K.test_an_echoed_secret_is_masked_across_chunk_borders, False, True),
-    ("credential", _K.test_a_secret_in_a_redirect_is_masked_and_not_followed, False, True),
-    ("credential", _K.test_a_compressed_answer_to_an_injected_request_is_refused, False, True),
-    ("credential", _K.test_no_injection_over_plain_http, False, True),
-    ("credential", _K.test_a_binding_beyond_the_credentials_hosts_is_not_used, False, True),
-    ("credential", _K.test_a_refusing_broker_denies, False, False),
-    ("credential", _K.test_a_value_that_would_break_the_header_is_not_sent, False, False),
-    ("credential", _K.test_without_a_binding_the_agents_own_credentials_pass, True, True),
 )  # fmt: skip
+_ALLOWED_CREDENTIALS = "test_without_a_binding_the_agents_own_credentials_pass"
 _SANDBOX = {
     "network": inside.NETWORK,
     "namespaces": inside.NAMESPACES,
@@ -107,9 +97,18 @@ def proxy_cases() -> list[ProxyCase]:
     """All cases of what an agent says to its proxy."""
     return [
         ProxyCase(family, f"{function.__name__}[{name}]", run, control, reaches)
-        for family, function, control, reaches in _PROXY
+        for family, function, control, reaches in (*_PROXY, *_credentials())
         for name, run in _spread(function)
     ]
+
+
+def _credentials() -> Iterator[tuple[str, Callable[..., None], bool, bool]]:
+    """Every test about credentials that needs a rig and nothing else."""
+    for name, function in vars(credentials).items():
+        if name.startswith("test_") and set(inspect.signature(function).parameters) - {"rig"} <= {
+            key for mark in getattr(function, "pytestmark", ()) for key in _names(mark)
+        }:
+            yield "credential", function, name == _ALLOWED_CREDENTIALS, True
 
 
 def sandbox_cases() -> list[SandboxCase]:
@@ -139,11 +138,16 @@ class _Call:
         self.function(rig, **self.values)
 
 
+def _names(mark: Any) -> list[str]:
+    """The names that a mark gives values to."""
+    if mark.name != "parametrize":
+        return []
+    names = mark.args[0]
+    return [name.strip() for name in names.split(",")] if isinstance(names, str) else list(names)
+
+
 def _parameters(mark: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-    names, values = mark.args
-    if isinstance(names, str):
-        names = [name.strip() for name in names.split(",")]
-    values = list(values)
+    names, values = _names(mark), list(mark.args[1])
     ids = mark.kwargs.get("ids")
     ids = list(ids) if ids is not None and not inspect.isfunction(ids) else map(repr, values)
     for name, value in zip(ids, values, strict=True):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import ssl
 import subprocess
@@ -86,11 +87,13 @@ class Namespaced(_Upstreams):
         stack.callback(os.close, self.space)
         self.egress.ca_pem = self.box.run("cat /etc/lens/ca.pem").out.decode()
         self.context = ssl.create_default_context(cadata=self.egress.ca_pem)
+        # A missing check may leave the proxy waiting for what never comes.
+        self.patience = 3.0 if mutant else 15.0
 
     @contextlib.contextmanager
     def agent(self) -> Iterator[Agent]:
         """An agent whose socket was made in the sandbox's network."""
-        agent = _Inside(self.space)
+        agent = _Inside(self.space, self.patience)
         try:
             yield agent
         finally:
@@ -98,9 +101,9 @@ class Namespaced(_Upstreams):
 
 
 class _Inside(Agent):
-    def __init__(self, space: int) -> None:
+    def __init__(self, space: int, patience: float) -> None:
         self.sock = _socket_in(space)
-        self.sock.settimeout(15)
+        self.sock.settimeout(patience)
         self.sock.connect(("127.0.0.1", _PROXY_PORT))
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._held = b""
@@ -181,9 +184,11 @@ class Stock(_Upstreams):
         process = subprocess.Popen(  # noqa: S603  ours
             command, cwd=CHECKOUT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             env={"PATH": "/usr/bin:/bin", "HOME": str(folder), "LENS_STOCK": str(folder)},
+            start_new_session=True,
         )  # fmt: skip
         stack.callback(process.wait, 10)
-        stack.callback(process.terminate)
+        # It may be stuck in what a case sent: the session that we started, as a whole.
+        stack.callback(os.killpg, process.pid, signal.SIGKILL)
         self.egress.ca_pem = signing.pem
         self.context = ssl.create_default_context(cadata=signing.pem)
         self._wait()
