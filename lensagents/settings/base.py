@@ -6,13 +6,13 @@ and a test checks that.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from csp.constants import NONE, SELF, UNSAFE_EVAL, UNSAFE_INLINE
 
+from apps.common.hosts import parse_pattern
 from lensagents.admin_theme import UNFOLD  # noqa: F401  the theme reads it as a setting
 from lensagents.settings.env import DatabaseUrl, Env
 
@@ -29,6 +29,20 @@ SANDBOX_BROKER_UIDS = [(PROXY_UID_BASE, PROXY_UID_BASE + MAX_SANDBOXES - 1)]
 ADDRESS_MAP = env.mapping("ADDRESS_MAP")
 UPSTREAM_CA_FILE = env.text("UPSTREAM_CA_FILE", "") or None
 SPOOL_DIR = DATA_DIR / "spool"
+
+
+def platform_hosts(*names: str) -> tuple[str, ...]:
+    """Host patterns of the platform and its stores, which no policy opens.
+
+    Takes names and addresses as settings hold them: `.example.com` is Django's way to say the
+    domain and everything below it, `*` says nothing about a host and is left out.
+    """
+    found: dict[str, None] = {}
+    for name in map(str.lower, names):
+        patterns = (name[1:], f"*{name}") if name.startswith(".") else (name,)
+        found.update(dict.fromkeys(parse_pattern(one).text for one in patterns if one.strip("*")))
+    return tuple(found)
+
 
 DEBUG = False
 INSTALLED_APPS = [
@@ -141,11 +155,7 @@ PORT = env.number("PORT", 8000, low=1, high=65535)
 PUBLIC_URL = env.origin("PUBLIC_URL", f"http://{f'[{HOST}]' if ':' in HOST else HOST}:{PORT}")
 ALLOWED_HOSTS = [urlsplit(PUBLIC_URL).hostname or "", *env.listing("ALLOWED_HOSTS", [])]
 # Agents reach the platform at its own address inside the sandbox, never through its public one.
-LENS_PLATFORM_HOSTS = tuple(
-    f"*{name}" if name.startswith(".") else name
-    for name in map(str.lower, ALLOWED_HOSTS)
-    if re.fullmatch(r"\.?[a-z0-9-]*[a-z][a-z0-9.-]*", name)
-)
+LENS_PLATFORM_HOSTS = platform_hosts(*ALLOWED_HOSTS)
 STATIC_URL = "/static/"
 STATICFILES_DIRS = [BASE_DIR / "static"]
 STATIC_ROOT: Path | None = DATA_DIR / "static"

@@ -1,6 +1,7 @@
 """Separate processes on PostgreSQL and Redis. What is missing or unsafe stops the start."""
 
 import os
+from urllib.parse import urlsplit
 
 from apps.common.crypto import KeyRing
 from lensagents.settings import base
@@ -18,8 +19,12 @@ SECRET_KEY = base.env.secret_key("SECRET_KEY")
 LENS_KEY_RING = KeyRing(base.env.keys("ENCRYPTION_KEYS"))
 PUBLIC_URL = base.env.origin("PUBLIC_URL")
 REDIS_URL = base.env.redis_url("REDIS_URL")
+_DATABASE_URL = base.env.database_url("DATABASE_URL")
+LENS_PLATFORM_HOSTS = base.platform_hosts(
+    *base.ALLOWED_HOSTS, _DATABASE_URL.host, urlsplit(REDIS_URL).hostname or ""
+)
 
-DATABASES = {"default": base.postgresql(base.env.database_url("DATABASE_URL"))}
+DATABASES = {"default": base.postgresql(_DATABASE_URL)}
 CACHES = {
     "default": {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": REDIS_URL}
 }

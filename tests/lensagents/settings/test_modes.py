@@ -108,6 +108,24 @@ def test_server_choices() -> None:
     }
 
 
+def test_the_platform_and_its_stores_are_named_for_refusal() -> None:
+    done = server(
+        SHOW % ["LENS_PLATFORM_HOSTS"],
+        LENS_ALLOWED_HOSTS="52.1.2.3,[2001:db8::7],.internal.example,*",
+        LENS_DATABASE_URL="postgresql://lens:database-password@db.example/lens",
+        LENS_REDIS_URL="redis://10.0.0.9:6379/0",
+    )
+    assert json.loads(done.stdout)["LENS_PLATFORM_HOSTS"] == [
+        "lens.example.com",
+        "52.1.2.3",
+        "[2001:db8::7]",
+        "internal.example",
+        "*.internal.example",
+        "db.example",
+        "10.0.0.9",
+    ]
+
+
 def test_server_takes_secrets_from_files(tmp_path: Path) -> None:
     file = tmp_path / "key"
     file.write_text("abcdefghij" * 6 + "\n")
