@@ -7,11 +7,14 @@ is repeated only then, since it cannot have run.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 from channels.db import database_sync_to_async
+from django.db import DatabaseError
 
 from apps.common import clock
 from apps.common.errors import LensError, Unavailable
@@ -32,6 +35,7 @@ STOPPED = "sandbox_stopped"
 REMEMBERED = 10_000
 TOUCH_SECONDS = 30.0
 
+logger = logging.getLogger(__name__)
 _Key = tuple[str, str, str, str, str]
 
 
@@ -48,7 +52,7 @@ class Warm:
 
     def remember(self, key: _Key, sandbox_id: uuid.UUID) -> None:
         """Keep it, and forget the one that was remembered longest ago when there are too many."""
-        self._known[key] = (sandbox_id, time.monotonic())
+        self._known[key] = (sandbox_id, float("-inf"))
         while len(self._known) > REMEMBERED:
             self._known.popitem(last=False)
 
@@ -57,11 +61,13 @@ class Warm:
         self._known.pop(key, None)
 
     def due(self, key: _Key) -> bool:
-        """Whether the sandbox's use should be written down again; says yes once."""
-        entry = self._known.get(key)
-        if entry is None or time.monotonic() - entry[1] < TOUCH_SECONDS:
+        """Whether the sandbox's use should be written down again; says yes once if remembered."""
+        entry, now = self._known.get(key), time.monotonic()
+        if entry is None:
+            return True
+        if now - entry[1] < TOUCH_SECONDS:
             return False
-        self._known[key] = (entry[0], time.monotonic())
+        self._known[key] = (entry[0], now)
         return True
 
 
@@ -99,12 +105,29 @@ class Workplace:
         return await self._do(operation, body, seconds)
 
     async def _do(self, operation: str, body: dict[str, Any], seconds: float) -> dict[str, Any]:
-        self.sandbox_id = self._warm.find(self._key) or await self._acquire()
+        sandbox_id = self._warm.find(self._key) or await self._acquire()
+        self.sandbox_id = sandbox_id
+        await self._use(sandbox_id)
+        using = asyncio.create_task(self._keep_using(sandbox_id))  # noqa: TID251  ended below
         try:
-            return await self._sandboxd.call(str(self.sandbox_id), operation, body, seconds=seconds)
+            return await self._sandboxd.call(str(sandbox_id), operation, body, seconds=seconds)
         finally:
-            if self._warm.due(self._key):
-                await _touch(self.sandbox_id)
+            using.cancel()
+
+    async def _keep_using(self, sandbox_id: uuid.UUID) -> None:
+        """Until cancelled: a command may run for longer than an unused sandbox lives."""
+        while True:
+            await asyncio.sleep(TOUCH_SECONDS)
+            await self._use(sandbox_id)
+
+    async def _use(self, sandbox_id: uuid.UUID) -> None:
+        """Write down that it is used, now and then. A failure is no reason to end the call."""
+        if not self._warm.due(self._key):
+            return
+        try:
+            await _touch(sandbox_id)
+        except DatabaseError as error:
+            logger.warning("the use of a sandbox was not noted (%s)", type(error).__name__)
 
     async def _acquire(self) -> uuid.UUID:
         row = await _ask(self._principal, self._grant)
