@@ -84,6 +84,11 @@ class Report:
         table("attacks", ["family", "cases", "failed", "stock failed"], rows)
         for name, why in self.ours.items():
             print(f"  FAILED {by_name[name]}: {name}: {why}")
+        controls = {
+            case.name for case in self.cases if isinstance(case, ProxyCase) and case.control
+        }
+        for name in sorted(controls & set(self.stock or ())):
+            print(f"  stock refuses what is allowed: {name}: {(self.stock or {})[name]}")
         survived = [name for name, killer in self.mutants.items() if not killer]
         print(
             json.dumps(

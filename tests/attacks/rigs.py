@@ -7,6 +7,7 @@ started; only the upstreams and the credential broker are the tests' own.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from apps.policies.types import Bundle
 
 _PROXY_PORT = 18080
+_PROXY_USERS = 300_000  # sandboxd's default for `proxy_uid_base`
 _TLS = "127.0.0.1"
 
 
@@ -150,6 +152,22 @@ class _Sandboxed(EgressTwin):
         status, answer = self._daemon.call("PUT", path, codec.to_obj(bundle))
         assert status == 200, answer
         return {"op": "applied", "version": answer["applied"]}
+
+    def memory_kb(self, name: str = "VmRSS") -> int:
+        """A memory figure of the sandbox's proxy, which has a user of its own, in kB."""
+        for pid in traces.processes(self._daemon):
+            text = Path(f"/proc/{pid}/status").read_text()
+            fields = dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
+            if int(fields["Uid"].split()[0]) >= _PROXY_USERS:
+                return int(fields[name].split()[0])
+        raise AssertionError("the sandbox has no proxy")
+
+    def events(self) -> list[dict[str, Any]]:
+        """As in the twin; a line that is being written is left for the next look."""
+        lines: list[str] = []
+        for path in sorted(self.spool_dir.iterdir()):
+            lines += path.read_text().rpartition("\n")[0].splitlines()
+        return [json.loads(line) for line in lines]
 
 
 class Stock(_Upstreams):
