@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 SURFACE = "forward_proxy"
 ACTION = "egress.request"
 _LONGEST_PATH = 2048
+_LONGEST_RESOURCE = 500
+_DEFAULT_PORTS = {"https": 443, "http": 80}
 
 _COLUMNS: dict[str, Any] = {
     "org": None,
@@ -76,9 +78,9 @@ class Auditor:
             **identity,
             "surface": SURFACE,
             "action": ACTION,
-            "resource_type": "sandbox",
-            "resource_id": sandbox_id,
+            "resource_type": "url",
         }
+        self._sandbox_id = sandbox_id
 
     def emit(self, record: Record) -> None:
         """Emit one record."""
@@ -92,6 +94,7 @@ class Auditor:
             "bytes_out": record.bytes_out,
             "rule": record.rule,
             "layer": record.layer,
+            "sandbox": self._sandbox_id,
             **record.detail,
         }
         if record.credential:
@@ -101,6 +104,7 @@ class Auditor:
                 **self._base,
                 "id": record.decision_id,
                 "at": record.at.isoformat(timespec="microseconds"),
+                "resource_id": _url(record),
                 "duration_ms": round((time.monotonic() - record.started) * 1000, 3),
                 "result": record.result,
                 "status": record.status,
@@ -109,3 +113,11 @@ class Auditor:
                 "metadata": metadata,
             }
         )
+
+
+def _url(record: Record) -> str:
+    """What was asked for, without the query."""
+    host = f"[{record.host}]" if ":" in record.host else record.host
+    if record.port and record.port != _DEFAULT_PORTS.get(record.scheme):
+        host = f"{host}:{record.port}"
+    return f"{record.scheme}://{host}{record.path}"[:_LONGEST_RESOURCE] if host else ""

@@ -143,7 +143,7 @@ def request_bytes(
     if strip:
         gone |= AGENT_CREDENTIALS
     if injected:
-        gone |= {injected.key, "accept-encoding", "sec-websocket-extensions"}
+        gone |= {_read(injected.key), "accept-encoding", "sec-websocket-extensions"}
     lines = [f"{head.method} {target} HTTP/1.1", f"Host: {host}"]
     lines += [f"{name}: {value}" for key, name, value in head.fields if not _is_in(key, gone)]
     if head.body == CHUNKED:
@@ -157,10 +157,14 @@ def request_bytes(
 
 
 def _is_in(key: str, gone: frozenset[str]) -> bool:
-    """Whether a field is dropped, read as the laxest server would (`_` for `-`)."""
-    if "_" in key:
-        key = key.replace("_", "-")
+    """Whether a field is dropped; `gone` holds names as `_read` gives them."""
+    key = _read(key)
     return key in gone or key.startswith("x-forwarded-")
+
+
+def _read(key: str) -> str:
+    """A field's name as the laxest server reads it: `_` for `-`."""
+    return key.replace("_", "-") if "_" in key else key
 
 
 def response_fields(response: ResponseHead) -> list[str]:

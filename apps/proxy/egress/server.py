@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from proxy.http.connection import HttpClientConnection
 
+from apps.proxy.egress.audit import Record
 from apps.proxy.egress.session import Session
 
 if TYPE_CHECKING:
@@ -20,9 +21,8 @@ if TYPE_CHECKING:
     from apps.proxy.egress.plane import Plane
 
 _STACK_BYTES = 512 * 1024
-_BUSY_BODY = json.dumps(
-    {"error": "too_many_connections", "reason": "this sandbox has too many open connections"}
-).encode()
+_BUSY_REASON = "this sandbox has too many open connections"
+_BUSY_BODY = json.dumps({"error": "too_many_connections", "reason": _BUSY_REASON}).encode()
 _BUSY = (
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n"
     b"Content-Length: %d\r\nConnection: close\r\n\r\n%s" % (len(_BUSY_BODY), _BUSY_BODY)
@@ -44,6 +44,7 @@ class Server:
     def __init__(self, plane: Plane, listeners: Sequence[socket.socket]) -> None:
         self._plane = plane
         self._listeners = tuple(listeners)
+        self._turned_away = _TurnedAway(plane)
 
     def start(self) -> None:
         """Begin to accept; returns at once."""
@@ -68,6 +69,7 @@ class Server:
         line = self._plane.lines.open(conn)
         if line is None:
             _turn_away(conn)
+            self._turned_away.count()
             return
         try:
             conn.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -76,6 +78,30 @@ class Server:
         except (OSError, RuntimeError):
             self._plane.lines.gone(line)
             line.close(conn)
+
+
+class _TurnedAway:
+    """Tells of connections over the limit, in one event a second at the most, and how many.
+
+    Two listeners count; a flood must not become a flood of events.
+    """
+
+    def __init__(self, plane: Plane) -> None:
+        self._plane = plane
+        self._lock = threading.Lock()
+        self._untold = 0
+        self._told_at = float("-inf")
+
+    def count(self) -> None:
+        with self._lock:
+            self._untold += 1
+            now = time.monotonic()
+            if now - self._told_at < 1:
+                return
+            told, self._untold, self._told_at = self._untold, 0, now
+        record = Record("", "", 0, "", result="denied", status=503, reason=_BUSY_REASON)
+        record.detail["connections"] = told
+        self._plane.auditor.emit(record)
 
 
 def _turn_away(conn: socket.socket) -> None:

@@ -87,3 +87,14 @@ def test_the_outbound_head_has_one_authorization_and_parses_again(
     ]
     assert not again.options
     assert again.first("host") == "a.test"
+
+
+@pytest.mark.parametrize("name", ["X_Api_Secret", "X-Api-Secret", "x_api-secret"])
+def test_the_agents_own_field_is_replaced_in_every_spelling(name: str) -> None:
+    head = parse_request(
+        b"GET /x HTTP/1.1\r\nHost: a.test\r\nX-Api-Secret: own\r\nX_Api_Secret: own"
+    )
+    bound = binding("a.test", Injection.HEADER, header=name, template="{value}")
+    sent = request_bytes(head, "/x", "a.test", strip=False, injected=render(bound, VALUE))
+    assert b"own" not in sent
+    assert sent.count(VALUE.encode()) == 1

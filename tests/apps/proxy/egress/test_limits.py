@@ -77,6 +77,9 @@ def test_too_many_connections_are_turned_away_and_recover(rig: Rig) -> None:
                 replies.append(503)
         assert 40 <= replies.count(200) <= 48
         assert replies[-1] == 503
+    event = rig.egress.wait_for_event(status=503)
+    assert event["result"] == "denied"
+    assert event["metadata"]["connections"] >= 1
     until = time.monotonic() + 5
     while time.monotonic() < until:
         with rig.agent() as agent:
