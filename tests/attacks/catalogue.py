@@ -53,6 +53,7 @@ _R, _C = requests, connects
 _PROXY: tuple[tuple[str, Callable[..., None], bool, bool], ...] = (
     ("path", _R.test_ambiguous_path_is_denied, False, False),
     ("path", _R.test_denied_path_in_every_spelling, False, False),
+    ("path", more.a_broken_escape_is_named, False, False),
     ("path", _R.test_control_allowed_target_arrives_unchanged, True, True),
     ("method", _R.test_method, False, False),
     ("method", _R.test_fields_that_change_a_meaning_are_dropped, False, True),

@@ -39,6 +39,15 @@ def odd_but_legal_heads(rig: Rig, head: bytes) -> None:
         assert agent.ask(head).status == 200
 
 
+@pytest.mark.parametrize("target", ["/open/%zz", "/open/%", "/open/%2"])
+def a_broken_escape_is_named(rig: Rig, target: str) -> None:
+    """It would also look like double encoding; the reason must not send people to look there."""
+    reply = rig.get(H, target)
+    assert reply.status == 403
+    assert "no escape" in reply.json["reason"]
+    assert rig.untouched()
+
+
 def chunked_upload(rig: Rig) -> None:
     """Chunks of several sizes arrive as one body."""
     data = pattern(70_001)
