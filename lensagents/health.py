@@ -17,6 +17,12 @@ if TYPE_CHECKING:
     Send = Callable[[Message], Awaitable[None]]
 
 _migrated = False
+_services: dict[str, Callable[[], bool]] = {}
+
+
+def watch(name: str, alive: Callable[[], bool]) -> None:
+    """Let `/readyz` fail once a service of this process, which must run, is not alive any more."""
+    _services[name] = alive
 
 
 def database_state() -> str:
@@ -43,6 +49,7 @@ async def livez(_scope: Message, _receive: Receive, send: Send) -> None:
 async def readyz(_scope: Message, _receive: Receive, send: Send) -> None:
     """200 when requests can be served, else 503 with what is missing."""
     checks = {"database": await sync_to_async(database_state)()}
+    checks |= {name: "ok" if alive() else "not running" for name, alive in _services.items()}
     ready = all(state == "ok" for state in checks.values())
     body = {"status": "ok" if ready else "unavailable", "checks": checks}
     await _answer(send, 200 if ready else 503, body)

@@ -117,6 +117,10 @@ class DevIdp:
         self._thread.join(STOP_SECONDS)
         self._server.server_close()
 
+    def alive(self) -> bool:
+        """Whether it answers."""
+        return self._thread is not None and self._thread.is_alive()
+
 
 def _free_port() -> int:
     with socket.socket() as probe:

@@ -55,12 +55,15 @@ class Watcher:
     def _run(self) -> None:
         while not self._stop.is_set():
             try:
+                close_old_connections()
                 self.look()
             except (DatabaseError, LensError) as error:
                 logger.warning("sandboxes could not be looked after (%s)", type(error).__name__)
-            finally:
-                close_old_connections()
+            except Exception:
+                # Whatever it was: the next revocation must reach what runs.
+                logger.exception("sandboxes could not be looked after")
             self._stop.wait(POLL_SECONDS)
+        close_old_connections()
 
     def look(self) -> None:
         """Do what is due. What fails is tried again at the next look."""

@@ -25,7 +25,7 @@ from django.core.management import call_command
 from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 
-from lensagents import privileges
+from lensagents import health, privileges
 from lensagents.embedded.sandbox_host import SandboxHost, sandboxd_config
 from lensagents.embedded.single import Claim, require_free_port
 
@@ -45,6 +45,7 @@ class Service(Protocol):
 
     def start(self) -> None: ...
     def stop(self) -> None: ...
+    def alive(self) -> bool: ...
 
 
 class Platform:
@@ -76,6 +77,7 @@ class Platform:
             for service in services:
                 self._started.append(service)
                 service.start()
+                health.watch(type(service).__name__, service.alive)
             self._run_web(on_ready)
         finally:
             self.stop()

@@ -42,6 +42,10 @@ class AuditTrail:
         self._stop.set()
         self._thread.join(STOP_SECONDS)
 
+    def alive(self) -> bool:
+        """Whether it stores."""
+        return self._thread.is_alive()
+
 
 class Jobs:
     """Celery's worker and beat."""
@@ -57,6 +61,10 @@ class Jobs:
         """Let running jobs end; what does not end in time is taken over at the next start."""
         if self._jobs is not None:
             self._jobs.stop(STOP_SECONDS)
+
+    def alive(self) -> bool:
+        """Whether jobs are done."""
+        return self._jobs is not None and self._jobs.alive()
 
 
 def development_provider(host: str, port: int) -> DevIdp:

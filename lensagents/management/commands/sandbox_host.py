@@ -12,7 +12,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
-from django.core.management.base import BaseCommand
+from django.core.management.base import BaseCommand, CommandError
 
 from apps.sandboxes.broker import Broker
 from apps.sandboxes.paths import broker_socket
@@ -24,9 +24,14 @@ if TYPE_CHECKING:
 
     from lensagents.embedded.platform import Service
 
+LOOK_SECONDS = 1.0
+
 
 class Command(BaseCommand):
-    """Answer the egress proxies and keep sandboxes up to date, until SIGTERM or SIGINT."""
+    """Answer the egress proxies and keep sandboxes up to date, until SIGTERM or SIGINT.
+
+    Ends with an error when one of the two has died: then the supervisor starts both anew.
+    """
 
     help = "Run the credential broker and the policy watcher of a host with sandboxes."
 
@@ -49,9 +54,17 @@ class Command(BaseCommand):
             signal.signal(number, lambda *_: stop.set())
         settings.SPOOL_DIR.mkdir(mode=0o711, parents=True, exist_ok=True)
         settings.SPOOL_DIR.chmod(0o711)  # whatever the umask: proxies of other users pass it
-        services: list[Service] = [Broker(broker_socket()), Watcher()]
-        for service in services:
-            service.start()
-        stop.wait()
-        for service in reversed(services):
-            service.stop()
+        run([Broker(broker_socket()), Watcher()], stop)
+
+
+def run(services: list[Service], stop: threading.Event) -> None:
+    """Run all until `stop` is set; CommandError when one of them is not alive before that."""
+    for service in services:
+        service.start()
+    dead: list[str] = []
+    while not dead and not stop.wait(LOOK_SECONDS):
+        dead = [type(service).__name__ for service in services if not service.alive()]
+    for service in reversed(services):
+        service.stop()
+    if dead:
+        raise CommandError(f"not running any more: {', '.join(dead)}")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import TYPE_CHECKING
 
 import pytest
-from django.db import connections
+from django.db import InterfaceError, connections
 
 from apps.agents import services as agents
 from apps.orgs.authentication import authenticate
@@ -60,6 +61,29 @@ def test_an_absent_service_does_not_end_the_watch(sandboxd: SandboxdTwin) -> Non
     try:
         until(lambda: Sandbox.objects.filter(pk=row.pk, state="failed").exists(), 5)
         assert watcher.alive()
+    finally:
+        watcher.stop()
+        connections.close_all()
+
+
+@pytest.mark.parametrize("error", [InterfaceError("closed"), KeyError("k"), ValueError("v")])
+def test_no_error_ends_the_watch(
+    sandboxd: SandboxdTwin, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    errors = [error]
+
+    def fail_once() -> int:
+        if errors:
+            raise errors.pop()
+        looked.set()
+        return 0
+
+    looked = threading.Event()
+    monkeypatch.setattr(provisioning, "stop_disallowed", fail_once)
+    watcher = Watcher()
+    watcher.start()
+    try:
+        assert looked.wait(5)
     finally:
         watcher.stop()
         connections.close_all()
