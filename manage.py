@@ -3,6 +3,7 @@
 
 import argparse
 import sys
+from pathlib import Path
 
 from django.core.management import execute_from_command_line
 
@@ -12,8 +13,9 @@ from lensagents.settings.env import SettingError, choose_settings, preset
 def preset_from_arguments(arguments: list[str]) -> None:
     """Options that are settings: they must stand before settings are read."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for name in ("data-dir", "host", "port"):
-        parser.add_argument(f"--{name}")
+    parser.add_argument("--data-dir", type=lambda path: str(Path(path).absolute()))
+    parser.add_argument("--host")
+    parser.add_argument("--port")
     found, _ = parser.parse_known_args(arguments)
     for name, value in vars(found).items():
         if value is not None:

@@ -133,14 +133,20 @@ def _start(
 
 def _wait(platform: RunningPlatform) -> None:
     deadline = time.monotonic() + START_SECONDS
+    answer = "none"
     while time.monotonic() < deadline:
         if platform.process.poll() is not None:
             raise PlatformError(f"it ended:\n{platform.output()}")
         with contextlib.suppress(httpx.TransportError):
-            if httpx.get(f"{platform.url}/readyz", timeout=5).status_code == 200:
+            ready = httpx.get(f"{platform.url}/readyz", timeout=5)
+            if ready.status_code == 200:
                 return
+            answer = ready.text
         time.sleep(0.1)
-    raise PlatformError(f"not ready after {START_SECONDS:.0f} s:\n{platform.output()}")
+    platform.process.send_signal(signal.SIGUSR1)
+    time.sleep(1)
+    waited = f"not ready after {START_SECONDS:.0f} s, last answer {answer}"
+    raise PlatformError(f"{waited}:\n{platform.output()}")
 
 
 def environment(extra: dict[str, str]) -> dict[str, str]:

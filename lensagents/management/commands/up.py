@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import faulthandler
 import os
 import signal
 import sys
@@ -45,6 +46,8 @@ class Command(BaseCommand):
         if not settings.DEV_IDP_ALLOWED:
             raise CommandError("`up` is the embedded default; a server runs its own processes")
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        # `kill -USR1`: where every thread is, by file and line, without values. For support.
+        faulthandler.register(signal.SIGUSR1)
         platform = Platform(options["host"], options["port"], self.say)
         try:
             services = self.services(options)
