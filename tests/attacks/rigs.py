@@ -230,6 +230,13 @@ class Stock(_Upstreams):
         finally:
             agent.close()
 
+    def answers(self) -> bool:
+        """Whether it still does; a case may have stuck it, and the next deserves a fresh one."""
+        try:
+            return self.get("api.example.com", "/open/x").status == 200
+        except (OSError, EOFError):
+            return False
+
     def apply(self, *_: object, **__: object) -> None:
         """The policy stays: stock is told once."""
 
