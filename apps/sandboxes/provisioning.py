@@ -74,12 +74,20 @@ def clear(sandbox_id: uuid.UUID, driver: str) -> None:
 
 def reap_idle() -> int:
     """Stop every sandbox that nobody used for `IDLE_AFTER`; how many."""
-    return _stop_all(selectors.unused_since(clock.now() - IDLE_AFTER), "Idle for 30 minutes.")
+    rows = selectors.unused_since(clock.now() - IDLE_AFTER)
+    return len(_stop_all(rows, "Idle for 30 minutes."))
 
 
 def stop_disallowed() -> int:
-    """Stop every sandbox whose right to exist has ended (revocation, kill switch); how many."""
-    return sum(_stop_all(rows, reason) for reason, rows in selectors.no_longer_allowed(clock.now()))
+    """Stop every sandbox whose right to exist has ended (revocation, kill switch); how many.
+
+    What runs is ended here and now: a queue of jobs may be long, and only makes up for a failure.
+    """
+    ended: list[Sandbox] = []
+    for reason, rows in selectors.no_longer_allowed(clock.now()):
+        ended += _stop_all(rows, reason)
+    _kill(ended)
+    return len(ended)
 
 
 def push_bundles(known: dict[uuid.UUID, str]) -> int:
@@ -188,12 +196,18 @@ def _push(row: Sandbox, bundle: Bundle) -> bool:
     return True
 
 
-def _stop_all(rows: QuerySet[Sandbox], reason: str) -> int:
-    stopped = 0
-    for row in rows:
-        sandbox_stop(row, reason=reason, actor=SYSTEM)
-        stopped += 1
-    return stopped
+def _stop_all(rows: QuerySet[Sandbox], reason: str) -> list[Sandbox]:
+    return [sandbox_stop(row, reason=reason, actor=SYSTEM) for row in rows]
+
+
+def _kill(ended: list[Sandbox]) -> None:
+    for row in ended:
+        try:
+            driver_for(row.driver).stop(row.pk)
+        except LensError as error:
+            logger.warning("sandbox %s is left to its job: %s", row.pk, error.error_code)
+            if error.error_code == AWAY:
+                return
 
 
 def _record(row: Sandbox, action: SandboxAction, **metadata: object) -> None:

@@ -10,6 +10,7 @@ import pytest
 from django.db import InterfaceError, connections
 
 from apps.agents import services as agents
+from apps.jobs.models import Job, JobState
 from apps.orgs.authentication import authenticate
 from apps.sandboxes import provisioning, services
 from apps.sandboxes.models import Sandbox
@@ -43,11 +44,28 @@ def test_a_revoked_token_ends_its_sandbox_within_a_second(sandboxd: SandboxdTwin
     try:
         until(lambda: bool(sandboxd.boxes[str(row.pk)].bundles), 5)
         agents.token_revoke(world.minted.token, actor=world.admin)
-        assert until(lambda: Sandbox.objects.filter(pk=row.pk, state="stopped").exists(), 5) < 1
+        # No worker runs here: the watcher itself ends what it found.
+        assert until(lambda: not sandboxd.boxes, 5) < 1
+        assert Sandbox.objects.filter(pk=row.pk, state="stopped").exists()
     finally:
         watcher.stop()
         connections.close_all()
     assert not watcher.alive()
+
+
+def test_a_service_that_cannot_be_asked_leaves_the_ending_to_the_job(
+    sandboxd: SandboxdTwin,
+) -> None:
+    world = factories.acme()
+    principal = authenticate(world.minted.value)
+    row = services.sandbox_for(principal=principal, project_id=world.project.pk)
+    provisioning.provision(row.pk)
+    sandboxd.stop()
+    agents.token_revoke(world.minted.token, actor=world.admin)
+    assert provisioning.stop_disallowed() == 1
+    assert Sandbox.objects.filter(pk=row.pk, state="stopped").exists()
+    clear = Job.objects.filter(kind="sandboxes.clear", state=JobState.QUEUED)
+    assert [job.payload["sandbox"] for job in clear] == [str(row.pk)]
 
 
 def test_an_absent_service_does_not_end_the_watch(sandboxd: SandboxdTwin) -> None:
