@@ -20,6 +20,8 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
 from benchmarks.report import table
 from tests.attacks.catalogue import ProxyCase, proxy_cases, sandbox_cases
 from tests.attacks.mutants import MUTANTS, Mutant
@@ -125,7 +127,7 @@ def _attempt(rig: Namespaced, case: Case) -> str:
     rig.fresh()
     try:
         case.run(rig) if isinstance(case, ProxyCase) else case.run(rig.box)
-    except Exception as error:  # noqa: BLE001  whatever goes wrong is a failed case
+    except (Exception, pytest.fail.Exception) as error:  # noqa: BLE001  whatever goes wrong is a failed case
         return f"{type(error).__name__}: {error}"[:200]
     return ""
 
@@ -157,7 +159,7 @@ def _against_stock(rig: Stock, case: ProxyCase) -> str:
     why = ""
     try:
         case.run(rig)
-    except Exception as error:  # noqa: BLE001  judged below
+    except (Exception, pytest.fail.Exception) as error:  # noqa: BLE001  judged below
         why = f"{type(error).__name__}: {error}"[:200]
     time.sleep(_SETTLE)
     reached = not rig.untouched()
