@@ -16,6 +16,7 @@ from apps.audit import emitter
 from apps.audit.models import Result, Surface
 from apps.common import clock
 from apps.common.ids import uuid7
+from apps.mcp.core.decisions import is_decision
 from apps.mcp.core.secrets import mask
 from apps.mcp.events import McpAction
 
@@ -94,7 +95,7 @@ class Record:
                 resource_id=resource,
                 status=self.status,
                 reason=self.reason,
-                decision_id=self.decision_id,
+                decision_id=self.decision_id if is_decision(self.decision_id) else "",
                 trace_id=self.trace_id,
                 metadata=metadata,
             )

@@ -6,6 +6,7 @@ import base64
 import json
 from typing import Any
 
+from apps.mcp.core.decisions import is_decision
 from apps.mcp.core.output import as_text
 from apps.mcp.tool import Call, Outcome, Risk, tool
 
@@ -108,17 +109,24 @@ def _answered(reply: dict[str, Any], body: bytes) -> Outcome:
 
 
 def _denial(reply: dict[str, Any], body: bytes) -> dict[str, Any] | None:
-    """The egress proxy's own refusal. An upstream could imitate one and would only deny itself."""
-    if reply["status"] != 403 or len(body) > MAX_DENIAL:
+    """The egress proxy's own refusal: it alone may send the header, and its body says the same.
+
+    A server behind a tunnel that is not inspected can imitate one. It only denies itself.
+    """
+    decisions = [value for name, value in reply["headers"] if name.lower() == DECISION_HEADER]
+    if reply["status"] != 403 or len(body) > MAX_DENIAL or len(decisions) != 1:
+        return None
+    if not is_decision(decisions[0]):
         return None
     if not body:
-        decisions = [value for name, value in reply["headers"] if name.lower() == DECISION_HEADER]
-        return {"error": DENIED, "decision_id": decisions[0]} if decisions else None
+        return {"error": DENIED, "decision_id": decisions[0]}
     try:
         answer = json.loads(body)
     except (ValueError, RecursionError):
         return None
-    return answer if isinstance(answer, dict) and answer.get("error") == DENIED else None
+    if not isinstance(answer, dict) or answer.get("error") != DENIED:
+        return None
+    return answer if answer.get("decision_id") == decisions[0] else None
 
 
 def _denied(denial: dict[str, Any]) -> Outcome:
@@ -130,6 +138,6 @@ def _denied(denial: dict[str, Any]) -> Outcome:
         "remedy": "Ask an administrator, who finds the decision by its id.",
         **told,
     }
-    decision_id = told.get("decision_id", "unknown")
+    decision_id = told["decision_id"]
     text = f"{message} (decision {decision_id})"
     return Outcome(text=text, data=data, error=DENIED, denied=decision_id, audited=told)

@@ -76,6 +76,12 @@ def test_a_refusal_has_an_id_of_its_own(events: list[dict[str, Any]]) -> None:
     assert events[0]["metadata"]["layer"] == "team"
 
 
+@pytest.mark.parametrize("odd", ["unknown", "d" * 65, "\n"])
+def test_only_ids_of_decisions_are_kept_as_such(events: list[dict[str, Any]], odd: str) -> None:
+    Record(WHO, "web_fetch", {}, decision_id=odd).emit()
+    assert events[0]["decision_id"] == ""
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
