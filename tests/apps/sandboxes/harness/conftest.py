@@ -15,7 +15,7 @@ import time
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
@@ -208,6 +208,13 @@ def answers(daemon: Daemon) -> bool:
         return False
 
 
+def cannot(reason: str) -> NoReturn:
+    """Skip a test of the cage, or fail it where LENS_REQUIRE_ISOLATION says that it must run."""
+    if os.environ.get("LENS_REQUIRE_ISOLATION") == "1":  # noqa: TID251 the test run's own switch
+        pytest.fail(f"isolation is required here: {reason}")
+    pytest.skip(reason)
+
+
 @pytest.fixture(scope="session")
 def isolation() -> None:
     """Skip where no sandbox can be had, unless LENS_REQUIRE_ISOLATION says that it must."""
@@ -215,9 +222,7 @@ def isolation() -> None:
     if found.returncode == 0 and os.geteuid() == 0:
         return
     told = found.stdout.decode() or found.stderr.decode()
-    if os.environ.get("LENS_REQUIRE_ISOLATION") == "1":  # noqa: TID251 the test run's own switch
-        pytest.fail(f"isolation is required here: {told}")
-    pytest.skip(f"no isolation (as root) on this host: {told}")
+    cannot(f"no isolation (as root) on this host: {told}")
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import pytest
 from apps.sandboxes.harness import cgroups
 from apps.sandboxes.harness.cgroups import Groups, Hierarchy
 from apps.sandboxes.harness.config import Limits
-from tests.apps.sandboxes.harness.conftest import CHECKOUT, CLEAN
+from tests.apps.sandboxes.harness.conftest import CHECKOUT, CLEAN, cannot
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,18 +73,41 @@ def test_the_best_place_for_killing() -> None:
     assert Groups([old, memory, new]).has("memory") == "v1"
 
 
+def of_version(found: list[Hierarchy], version: int) -> Hierarchy:
+    """The hierarchy to test with. A host without the one version has to have the other."""
+    wanted = {h.version: h for h in found if h.kills}
+    if not wanted:
+        cannot("this host has no control groups that can kill")
+    if version not in wanted:
+        pytest.skip(f"this host's control groups are not of version {version}")
+    return wanted[version]
+
+
+def test_only_a_host_without_any_control_groups_fails_where_isolation_is_required(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    old = Hierarchy(1, frozenset({"pids"}), Path("/old"))
+    useless = Hierarchy(1, frozenset({"memory"}), Path("/memory"))
+    monkeypatch.setenv("LENS_REQUIRE_ISOLATION", "1")
+    assert of_version([useless, old], 1) is old
+    with pytest.raises(pytest.skip.Exception, match="version 2"):
+        of_version([old], 2)
+    with pytest.raises(pytest.fail.Exception, match="required"):
+        of_version([useless], 1)
+    monkeypatch.delenv("LENS_REQUIRE_ISOLATION")
+    with pytest.raises(pytest.skip.Exception):
+        of_version([], 1)
+
+
 @pytest.fixture(params=[1, 2])
 def hierarchy(request: pytest.FixtureRequest) -> Iterator[Hierarchy]:
     """Real groups of our own, one hierarchy at a time."""
     if os.geteuid() != 0:
-        pytest.skip("making control groups needs root")
+        cannot("making control groups needs root")
     name = f"lens-test-{os.getpid()}"
     found = cgroups.discover(name)
-    wanted = [h for h in found if h.version == request.param and h.kills]
     try:
-        if not wanted:
-            pytest.skip(f"this host has no version {request.param} that can kill")
-        yield wanted[0]
+        yield of_version(found, request.param)
     finally:
         Groups(found).remove_leftovers()
         Groups(found).remove()
@@ -135,10 +158,9 @@ def test_a_group_in_use_lingers_and_goes_later(hierarchy: Hierarchy) -> None:
 
 
 @pytest.mark.isolation
+@pytest.mark.parametrize("hierarchy", [2], indirect=True)  # version 1 has no such thing
 def test_a_child_is_born_into_its_group(hierarchy: Hierarchy) -> None:
     """And Python in it works on: it forks, and its clean-up runs."""
-    if hierarchy.version != 2:
-        pytest.skip("version 1 has no such thing")
     box = Groups([hierarchy]).create("box", LIMITS)
     job = box.job()
     assert job is not None

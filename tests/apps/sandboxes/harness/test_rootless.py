@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.apps.sandboxes.harness.conftest import CHECKOUT, CLEAN, Daemon, answers, until
+from tests.apps.sandboxes.harness.conftest import CHECKOUT, CLEAN, Daemon, answers, cannot, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,7 +56,7 @@ def rootless(folder: Path) -> Iterator[Daemon]:
 def test_a_rootless_sandbox(rootless: Daemon) -> None:
     health = rootless.call("GET", "/v1/health")[1]
     if health["isolation"] == "unavailable":
-        pytest.skip(f"no user namespaces for ordinary users here: {health['remedy']}")
+        cannot(f"no user namespaces for ordinary users here: {health['remedy']}")
     states = {layer["name"]: layer["state"] for layer in health["layers"]}
     assert states["network namespace"] == states["seccomp"] == "active"
     assert states["user of its own"] == "missing"
