@@ -109,12 +109,13 @@ class _Place:
 
 
 def _parameters(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments with secrets masked; what is too long in all is left out by size."""
+    """The arguments with secrets masked; of what is too long in all, the longest is left out."""
     masked: dict[str, Any] = mask(arguments)
     room = MAX_PARAMETERS
-    kept = {}
-    for name, value in masked.items():
-        size = len(json.dumps(value))
+    kept = dict.fromkeys(masked)
+    sizes = {name: len(json.dumps(value)) for name, value in masked.items()}
+    for name, size in sorted(sizes.items(), key=lambda named: named[1]):
+        value = masked[name]
         kept[name] = value if size <= room else f"[{size} bytes]"
         room -= min(size, room)
     return kept

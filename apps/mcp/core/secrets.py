@@ -13,8 +13,10 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 MAX_TEXT: Final = 4_000
+MAX_NAME: Final = 200
 MAX_TOTAL: Final = 40_000
 MAX_DEPTH: Final = 6
+_BEYOND: Final = 16_384
 # Beyond it a number may have no decimal form (Python bounds that), nor fit a database.
 _LARGEST: Final = 2**63
 
@@ -67,7 +69,7 @@ def mask_text(text: str, limit: int = MAX_TEXT) -> str:
     The cut comes after the masking, so that no half of a secret survives at the border; what is far
     beyond the limit is not looked at, since it is not shown.
     """
-    shown = text[: limit + 16_384]
+    shown = text[: limit + _BEYOND]
     for pattern, name in _DETECTORS:
         before = r"\1" if pattern.groups else ""
         shown = pattern.sub(f"{before}[{name}]", shown)
@@ -79,8 +81,9 @@ def mask_text(text: str, limit: int = MAX_TEXT) -> str:
 def mask(value: Any) -> Any:
     """The same for JSON data; the values of headers that carry credentials are masked by name.
 
-    At most `MAX_TOTAL` characters are looked at in all: of what comes after, "…" is left. So a call
-    costs the same whatever was sent with it.
+    About `MAX_TOTAL` characters are looked at in all, small values first, whatever their order: of
+    what comes after, "…" is left, but names of arguments stay. So a call costs the same whatever
+    was sent with it, and what it did is not hidden behind what is large.
     """
     return _Masker().mask(value, 0)
 
@@ -93,26 +96,43 @@ class _Masker:
 
     def mask(self, value: Any, depth: int) -> Any:
         if isinstance(value, str):
-            return self._text(value, MAX_TEXT)
-        if depth >= MAX_DEPTH:
+            return self._text(value)
+        if isinstance(value, Mapping | list) and (depth >= MAX_DEPTH or self._left <= 0):
             return "…"
         if isinstance(value, Mapping):
-            return {
-                self._text(str(key), 200): (
-                    "[secret]"
-                    if str(key).lower() in _SECRET_HEADERS
-                    else self.mask(item, depth + 1)
-                )
-                for key, item in list(value.items())[:100]
-            }
+            return self._mapping(value, depth)
         if isinstance(value, list):
             return [self.mask(item, depth + 1) for item in value[:100]]
         if isinstance(value, int | float) and not abs(value) < _LARGEST:
             return "[number]"
         return value
 
-    def _text(self, text: str, limit: int) -> str:
+    def _mapping(self, value: Mapping[Any, Any], depth: int) -> dict[str, Any]:
+        items = [(str(key), item) for key, item in list(value.items())[:100]]
+        names = [self._name(key, number) for number, (key, _) in enumerate(items)]
+        kept = dict.fromkeys(names)
+        for name, (key, item) in sorted(
+            zip(names, items, strict=True), key=lambda named: _size(named[1][1])
+        ):
+            secret = key.lower() in _SECRET_HEADERS
+            kept[name] = "[secret]" if secret else self.mask(item, depth + 1)
+        return kept
+
+    def _name(self, key: str, number: int) -> str:
+        """A name is looked at as a whole or not at all: a cut one could show half of a secret."""
+        if len(key) > MAX_NAME:
+            return f"[name {number}: {len(key)} characters]"
+        self._left -= len(key)
+        return mask_text(key, MAX_NAME)
+
+    def _text(self, text: str) -> str:
         if self._left <= 0:
             return "…"
-        self._left -= min(len(text), limit)
-        return mask_text(text, limit)
+        self._left -= min(len(text), MAX_TEXT + _BEYOND)
+        return mask_text(text)
+
+
+def _size(value: Any) -> tuple[bool, int]:
+    """What to look at first: texts by their length, then what holds others."""
+    nested = isinstance(value, Mapping | list)
+    return nested, len(value) if nested or isinstance(value, str) else 0

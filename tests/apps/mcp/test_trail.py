@@ -102,6 +102,14 @@ def test_an_event_stays_small_whatever_was_sent(
         assert "truncated" not in event["metadata"]
 
 
+def test_what_a_call_did_is_kept_whatever_came_before_it(events: list[dict[str, Any]]) -> None:
+    headers = {f"h{number}": "v" * 8000 for number in range(50)}
+    emitted("web_fetch", {"headers": headers, "method": "DELETE", "url": "https://x.example/"})
+    kept = events[0]["metadata"]["parameters"]
+    assert (kept["method"], kept["url"]) == ("DELETE", "https://x.example/")
+    assert list(kept) == ["headers", "method", "url"]
+
+
 def test_a_tool_name_from_outside_is_cut(events: list[dict[str, Any]]) -> None:
     Record(WHO, "x" * 10_000, {}).emit()
     assert len(events[0]["resource_id"]) == 200

@@ -117,4 +117,30 @@ def test_a_call_costs_the_same_whatever_was_sent_with_it() -> None:
     masked = mask({"a": [["z" * 4000] * 100] * 100})
     looked_at = sum(len(text) for row in masked["a"] for text in row if text != "…")
     assert MAX_TOTAL <= looked_at <= MAX_TOTAL + MAX_TEXT
-    assert masked["a"][99][99] == "…"
+    assert masked["a"][0][99] == masked["a"][99] == "…"
+
+
+def test_hostile_keys_cost_little_and_leave_room() -> None:
+    hostile = {f"{number}" + "password" * 2_500: "x" for number in range(100)}
+    started = time.perf_counter()
+    masked = mask({"headers": hostile, "more": hostile, "url": "https://x.example/"})
+    assert time.perf_counter() - started < 0.5
+    assert masked["url"] == "https://x.example/"
+
+
+def test_what_is_small_is_looked_at_first() -> None:
+    large = {f"h{number}": "v" * 4000 for number in range(50)}
+    masked = mask({"headers": large, "method": "DELETE", "n": 1, "url": "https://x.example/"})
+    assert list(masked) == ["headers", "method", "n", "url"]
+    assert (masked["method"], masked["url"]) == ("DELETE", "https://x.example/")
+
+
+def test_names_never_run_together() -> None:
+    large = {f"h{number}": "v" * 4000 for number in range(50)}
+    assert list(mask({"headers": large})["headers"]) == list(large)
+    long = {"n" * 300 + str(number): number for number in range(3)}
+    assert list(mask(long).values()) == [0, 1, 2]
+
+
+def test_no_half_of_a_secret_survives_in_a_name() -> None:
+    assert "ghp_" not in str(mask({"a" * 180 + " " + SECRETS["GitHub"]: 1}))
