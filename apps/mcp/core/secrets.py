@@ -33,34 +33,42 @@ _NAMED = (
     ("npm token", r"\bnpm_[A-Za-z0-9]{36}"),
     ("JSON web token", r"\beyJ[A-Za-z0-9_-]{8,2000}\.eyJ[A-Za-z0-9_-]{8,4000}\.[\w-]{0,2000}"),
 )
-_ASSIGNED = (
-    r"((?:password|passwd|passphrase|secret|api[_-]?key|access[_-]?key|auth[_-]?token"
-    r"|private[_-]?token)[\"']?\s{0,3}[=:]\s{0,3}[\"']?)(?!\s|\$|\[)[^\s\"'&;,]{4,500}"
+_TELLING = (
+    r"((?:password|passwd|passphrase|secret|api[_-]?key|access[_-]?key|token)"
+    r"[\"']?\s{0,3}[=:]\s{0,3}"
 )
+_QUOTED = r"\"[^\"\n]{1,500}\"?|'[^'\n]{1,500}'?"
 # What stands before the secret is kept, so that the reader sees where it was.
 _AFTER = (
     ("authorization", r"(\b(?:bearer|basic|token)\s{1,4})[A-Za-z0-9._~+/=-]{8,4000}"),
     ("password", r"(://[^\s/:@]{0,200}:)[^\s/@]{1,500}(?=@)"),
-    ("secret", _ASSIGNED),
+    # Between quotes a blank does not end it; between single ones nothing stands for something else.
+    ("secret", _TELLING + r"')(?!\[)[^'\n]{4,500}"),
+    ("secret", _TELLING + r"\")(?!\$|\[)[^\"\n]{4,500}"),
+    ("secret", _TELLING + r"[\"']?)(?!\s|\$|\[)[^\s\"'&;,]{4,500}"),
+    ("secret", r"([?&](?:key|sig|signature)=)(?!\$|\[)[^\s\"'&#]{4,500}"),
     ("secret", r"(\s--?(?:password|passwd|token|secret|api-key|user)[= ]{1,2})(?!\$)[^\s]{4,500}"),
+    # `-u 1000:1000` is a user and a group.
+    ("password", r"(\s-[A-Za-z]{0,5}u[= ]{0,2}'[^\s:\"']{1,200}:)[^'\n]{1,500}"),
+    ("password", r"(\s-[A-Za-z]{0,5}u[= ]{0,2}\"[^\s:\"']{1,200}:)(?!\$)[^\"\n]{1,500}"),
+    (
+        "password",
+        r"(\s-[A-Za-z]{0,5}u[= ]{0,2}[^\s:\"']{1,200}:)(?!\$|\d{1,9}(?:\s|$))[^\s\"']{1,500}",
+    ),
+    (
+        "password",
+        r"(\b(?:mysql|mariadb)[a-z-]{0,10}\s(?:[^\n|;&]{0,200}\s)?-p)(?![\s$]|\"\$)(?:"
+        + _QUOTED
+        + r"|[^\s\"']{1,500})",
+    ),
 )
 _ANY_CASE = ("secret", "authorization")
 _DETECTORS = tuple(
     (re.compile(pattern, re.IGNORECASE if name in _ANY_CASE else 0), name)
     for name, pattern in (*_NAMED, *_AFTER)
 )
-_SECRET_HEADERS = frozenset(
-    (
-        "authorization",
-        "proxy-authorization",
-        "cookie",
-        "x-api-key",
-        "api-key",
-        "x-auth-token",
-        "private-token",
-        "x-amz-security-token",
-    )
-)
+_SECRET_HEADERS = frozenset(("authorization", "proxy-authorization", "cookie"))
+_SECRET_ENDINGS = ("token", "secret", "password", "api-key", "api_key", "apikey")
 
 
 def mask_text(text: str, limit: int = MAX_TEXT) -> str:
@@ -114,8 +122,7 @@ class _Masker:
         for name, (key, item) in sorted(
             zip(names, items, strict=True), key=lambda named: _size(named[1][1])
         ):
-            secret = key.lower() in _SECRET_HEADERS
-            kept[name] = "[secret]" if secret else self.mask(item, depth + 1)
+            kept[name] = "[secret]" if _is_telling(key) else self.mask(item, depth + 1)
         return kept
 
     def _name(self, key: str, number: int) -> str:
@@ -130,6 +137,12 @@ class _Masker:
             return "…"
         self._left -= min(len(text), MAX_TEXT + _BEYOND)
         return mask_text(text)
+
+
+def _is_telling(key: str) -> bool:
+    """Whether what stands under this name is a secret, whatever it looks like."""
+    name = key[-MAX_NAME:].lower()
+    return name in _SECRET_HEADERS or name.endswith(_SECRET_ENDINGS)
 
 
 def _size(value: Any) -> tuple[bool, int]:

@@ -36,6 +36,24 @@ ASSIGNED = (
     "API_KEY='{}'",
     '{{"secret": "{}"}}',
     "ACCESS-KEY={}",
+    "curl -u admin:{} https://x.example",
+    "curl -sSu 'admin:{}' https://x.example",
+    "curl https://x.example/?access_token={}",
+    "curl 'https://x.example/?a=1&token={}&b=2'",
+    "curl https://x.example/?key={}",
+    "GITHUB_TOKEN={} gh pr list",
+    "SECRET_TOKEN={}",
+    "aws_session_token={}",
+    "aws_session_token = {}",
+    "mysql -u root -p{} shop",
+    "mysqldump -p{}",
+    "curl -H 'X-Vault-Token: {}' https://x.example",
+)
+SPACED = (
+    "PGPASSWORD='{}' psql",
+    'PGPASSWORD="{}" psql',
+    "mysql -u root -p'{}' shop",
+    'curl -u "admin:{}" https://x.example',
 )
 
 
@@ -55,6 +73,13 @@ def test_what_follows_a_telling_name_is_masked(text: str) -> None:
     assert shown.partition("[")[0] == text.partition("{}")[0].replace("{{", "{")
 
 
+@pytest.mark.parametrize("text", SPACED)
+def test_a_quoted_secret_is_masked_to_its_end(text: str) -> None:
+    shown = mask_text(text.format("p@ss word $x"))
+    assert "p@ss" not in shown
+    assert "word" not in shown.replace("password", "")
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -64,6 +89,13 @@ def test_what_follows_a_telling_name_is_masked(text: str) -> None:
         "export PASSWORD=$(cat f)",
         "pip install requests==2.32.3",
         "kubectl get secret",
+        "docker run -u 1000:1000 image",
+        "sort -u names",
+        "mkdir -p /a && psql -p 5432",
+        "mysql -h db -P 3306 -u root shop",
+        "run --max_tokens=4096",
+        'GITHUB_TOKEN="$(cat f)" gh pr list',
+        "curl 'https://x.example/?keyword=sale&page=2'",
         "git commit -m 'Fix the password form'",
     ],
 )
@@ -80,12 +112,15 @@ def test_no_half_of_a_secret_survives_at_the_cut() -> None:
 
 def test_headers_are_masked_by_name() -> None:
     headers = {"Authorization": "ApiKey q", "X-Api-Key": "q", "cookie": "q", "Accept": "q"}
+    headers |= {"X-Vault-Token": "q", "X-My-Secret": "q"}
     assert mask({"headers": headers}) == {
         "headers": {
             "Authorization": "[secret]",
             "X-Api-Key": "[secret]",
             "cookie": "[secret]",
             "Accept": "q",
+            "X-Vault-Token": "[secret]",
+            "X-My-Secret": "[secret]",
         }
     }
 
@@ -105,7 +140,8 @@ def test_a_secret_is_found_wherever_it_hides(value: object, secret: str) -> None
 @pytest.mark.parametrize(
     "hostile",
     ["-----BEGIN " + "A " * 100_000, "eyJ" * 100_000, "password" * 50_000, "://a:" * 80_000,
-     "bearer " * 60_000, " --password=" * 40_000, "sk-" * 100_000],
+     "bearer " * 60_000, " --password=" * 40_000, "sk-" * 100_000,
+     "mysql " * 60_000, " -u a:" * 50_000, "token='" * 50_000, "?key=" * 60_000],
 )  # fmt: skip
 def test_hostile_text_costs_little(hostile: str) -> None:
     started = time.perf_counter()
