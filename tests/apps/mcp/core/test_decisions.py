@@ -12,8 +12,21 @@ def test_ids_of_the_platform_count() -> None:
     assert is_decision(str(uuid7()))
 
 
+DECISION = "01a1fc4f-4561-7141-b0e9-da883c979dea"
+
+
 @pytest.mark.parametrize(
-    "value", [None, 1, "", "unknown", "d" * 65, f"{{{uuid7()}}}", uuid7().hex, str(uuid7()).upper()]
+    "value",
+    [
+        None,
+        1,
+        "",
+        "unknown",
+        "d" * 65,
+        f"{{{DECISION}}}",
+        DECISION.replace("-", ""),
+        DECISION.upper(),
+    ],
 )
 def test_nothing_else_does(value: object) -> None:
     assert not is_decision(value)
