@@ -62,6 +62,15 @@ def away(error: Exception) -> errors.Unavailable:
     )
 
 
+def _full() -> errors.Unavailable:
+    """sandboxd was not asked: other calls held every connection for the whole time."""
+    return errors.Unavailable(
+        "Too many calls are under way on this platform; nothing was done.",
+        code="sandboxd_busy",
+        remedy="Call again in some seconds.",
+    )
+
+
 def _decode(status: int, raw: bytes) -> dict[str, Any]:
     try:
         body = json.loads(raw) if raw else {}
@@ -180,9 +189,13 @@ class AsyncSandboxd:
             f"POST /v1/sandboxes/{sandbox_id}/{operation} HTTP/1.1\r\nHost: sandboxd\r\n"
             f"Content-Type: application/json\r\nContent-Length: {len(payload)}\r\n\r\n"
         )
+        placed = False
         try:
             async with asyncio.timeout(seconds), self._places:
+                placed = True
                 status, raw = await self._exchange(head.encode("ascii") + payload)
+        except TimeoutError as error:
+            raise (away(error) if placed else _full()) from error
         except (OSError, EOFError, asyncio.LimitOverrunError) as error:
             raise away(error) from error
         return _decode(status, raw)

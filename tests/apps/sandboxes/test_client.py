@@ -155,3 +155,10 @@ async def test_a_service_that_speaks_no_http_is_an_error(tmp_path: Path, head: b
         client = AsyncSandboxd(tmp_path / "odd.sock")
         with pytest.raises(errors.LensError):
             await client.call("x", "exec", {}, seconds=5)
+
+
+async def test_no_place_is_told_as_such(twin: SandboxdTwin) -> None:
+    client = AsyncSandboxd(twin.socket_path, connections=0)
+    with pytest.raises(errors.Unavailable) as caught:
+        await client.call("x", "exec", command("true"), seconds=0.1)
+    assert caught.value.error_code == "sandboxd_busy"
