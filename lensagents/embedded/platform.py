@@ -56,7 +56,7 @@ class Platform:
         self.port = port
         self.notify = notify
         self.claim = Claim(settings.RUN_DIR)
-        self.sandbox_host = SandboxHost(Path(settings.BASE_DIR), settings.RUN_DIR)
+        self.sandbox_host = SandboxHost(Path(settings.BASE_DIR))
         self._started: list[Service] = []
         self._stopped = False
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import subprocess
 import sys
 import threading
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 CLEAN_ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
+MODULE = "apps.sandboxes.harness.sandboxd"
 STOP_SECONDS = 3.0
 REPORT_SECONDS = 20.0
 
@@ -50,19 +52,24 @@ def sandboxd_config(control_uid: int, control_gid: int) -> dict[str, Any]:
 class SandboxHost:
     """Starts, watches and ends one sandboxd."""
 
-    def __init__(self, checkout: Path, run_dir: Path) -> None:
+    def __init__(self, checkout: Path) -> None:
         self._checkout = checkout
-        self._config = run_dir / "sandboxd.json"
+        self._memory = -1
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, config: dict[str, Any]) -> None:
-        """Write the configuration and exec sandboxd; a failure is logged, never raised."""
-        self._config.write_text(json.dumps(config, indent=2) + "\n")
-        self._config.chmod(0o600)
-        command = [sys.executable, "-m", "apps.sandboxes.harness.sandboxd"]
+        """Exec sandboxd with this configuration; a failure is logged, never raised.
+
+        It is handed over in memory: the data folder belongs to the user whom root becomes, and what
+        that user could change or link elsewhere must not tell root what to do. It closes what it
+        inherits before it reads, so it reads ours.
+        """
+        self._memory = os.memfd_create("sandboxd.json")
+        path = f"/proc/{os.getpid()}/fd/{self._memory}"
         try:
+            os.write(self._memory, json.dumps(config).encode())
             self._process = subprocess.Popen(  # noqa: S603  our own interpreter and module
-                [*command, "--config", str(self._config)],
+                [sys.executable, "-m", MODULE, "--config", path],
                 stdin=subprocess.PIPE,
                 env=CLEAN_ENVIRONMENT,
                 cwd=self._checkout,
@@ -103,6 +110,7 @@ class SandboxHost:
         process, self._process = self._process, None
         if process is None or process.stdin is None:
             return
+        os.close(self._memory)
         process.stdin.close()
         try:
             process.wait(STOP_SECONDS)

@@ -30,7 +30,11 @@ class Claim:
 
     def take(self) -> None:
         """Take the lock; StartError when another process holds it."""
-        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            self._file = os.open(self.path, flags, 0o600)
+        except OSError as error:
+            raise StartError(f"{self.path} cannot be opened: {error.strerror}") from None
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -61,9 +61,9 @@ def _load(path: Path, make: Callable[[], str]) -> str:
         return _read(path)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        draft.touch(mode=0o600)
-        draft.chmod(0o600)
-        draft.write_text(make() + "\n")
+        # Exclusive, so that nothing that lies there already, a link for example, is written to.
+        with open(draft, "x", opener=_private) as file:
+            file.write(make() + "\n")
         with contextlib.suppress(FileExistsError):
             os.link(draft, path)
     except OSError as error:
@@ -75,9 +75,16 @@ def _load(path: Path, make: Callable[[], str]) -> str:
 
 def _read(path: Path) -> str:
     try:
-        mode = stat.S_IMODE(path.stat().st_mode)
-        if mode & 0o077:
-            raise SettingError(f"{path} can be read by others (mode {mode:o}): chmod 600 {path}")
-        return path.read_text().strip()
+        with open(path, opener=_private) as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            if mode & 0o077:
+                raise SettingError(
+                    f"{path} can be read by others (mode {mode:o}): chmod 600 {path}"
+                )
+            return file.read().strip()
     except OSError as error:
         raise SettingError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)

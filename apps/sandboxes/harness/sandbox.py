@@ -254,25 +254,42 @@ def spool_directory(root: str, sandbox_id: str, uid: int, gid: int) -> str:
     """Make the proxy's own audit folder: it writes, the control plane's group reads and deletes."""
     path = Path(root, sandbox_id)
     path.mkdir(mode=0o700, exist_ok=True)
-    if os.geteuid() == 0:
-        os.chown(path, uid, gid)
-    path.chmod(0o2770)  # the group is the writer of the audit trail
+    folder = _open_folder(path)
+    try:
+        _give_folder(folder, uid, gid)
+    finally:
+        os.close(folder)
     return str(path)
 
 
 def hand_over_spool(path: str, uid: int, gid: int) -> None:
     """After the proxy's end the folder is the control plane's; an empty one goes at once."""
-    folder = Path(path)
-    with contextlib.suppress(FileNotFoundError):
-        for segment in folder.iterdir():
-            if not segment.stat().st_size:
-                segment.unlink()
     try:
-        folder.rmdir()
+        folder = _open_folder(Path(path))
     except OSError:
-        if os.geteuid() == 0 and folder.exists():
-            os.chown(folder, uid, gid)
-            folder.chmod(0o2770)
+        return
+    try:
+        for name in os.listdir(folder):  # noqa: PTH208  of a descriptor
+            if not os.stat(name, dir_fd=folder, follow_symlinks=False).st_size:
+                os.unlink(name, dir_fd=folder)
+        with contextlib.suppress(OSError):
+            Path(path).rmdir()
+            return
+        _give_folder(folder, uid, gid)
+    finally:
+        os.close(folder)
+
+
+def _open_folder(path: Path) -> int:
+    """The folder itself. The one above belongs to the control plane, which could put a link to any
+    folder of the host in its place: we are root and must not follow."""
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+
+def _give_folder(folder: int, uid: int, gid: int) -> None:
+    if os.geteuid() == 0:
+        os.fchown(folder, uid, gid)
+    os.fchmod(folder, 0o2770)  # the group is the writer of the audit trail
 
 
 def milliseconds_since(start: float) -> float:

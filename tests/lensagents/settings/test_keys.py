@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 import subprocess
 import sys
@@ -65,6 +66,24 @@ def test_key_that_others_can_read_stops_the_start(tmp_path: Path) -> None:
     (tmp_path / "keys" / "secret_key").chmod(0o644)
     with pytest.raises(SettingError, match="chmod 600"):
         keys.load_secret_key(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["secret_key", "encryption_keys"])
+def test_links_are_neither_read_nor_written(tmp_path: Path, name: str) -> None:
+    """The start may be root's, in a folder that is not."""
+    keys.make_data_dir(tmp_path)
+    outside = tmp_path / "outside"
+    outside.write_text("precious")
+    outside.chmod(0o600)
+    load = {"secret_key": keys.load_secret_key, "encryption_keys": keys.load_encryption_keys}[name]
+    (tmp_path / "keys" / name).symlink_to(outside)
+    with pytest.raises(SettingError, match="cannot be read"):
+        load(tmp_path)
+    (tmp_path / "keys" / name).unlink()
+    (tmp_path / "keys" / f".{name}.{os.getpid()}").symlink_to(outside)
+    with pytest.raises(SettingError, match="cannot be written"):
+        load(tmp_path)
+    assert outside.read_text() == "precious"
 
 
 def test_several_keys_make_a_ring(tmp_path: Path) -> None:
