@@ -43,12 +43,19 @@ if TYPE_CHECKING:
 NAME = "lens-agents"
 CLIENT_GONE = 499
 MAX_CALLS = 32
+# Less than the connections to sandboxd (`host.py`): no organization can take every place.
+MAX_ORG_CALLS = 128
 INSTRUCTIONS = (
     "Tools of this platform run in a sandbox of your own and are governed: what your policy does "
     "not allow is refused with a reason and a decision id that an administrator can look up."
 )
 BUSY = RateLimited(
     f"You have {MAX_CALLS} calls under way.",
+    code="too_many_calls",
+    remedy="Wait until some of them have ended.",
+)
+ORG_BUSY = RateLimited(
+    f"Your organization has {MAX_ORG_CALLS} calls under way.",
     code="too_many_calls",
     remedy="Wait until some of them have ended.",
 )
@@ -100,19 +107,23 @@ class Governed:
             raise _unknown(caller.catalog, record)
         if self._under_way[caller.principal.id] >= MAX_CALLS:
             return _answer(_failed(BUSY, record), record)
+        if self._under_way[caller.principal.org_id] >= MAX_ORG_CALLS:
+            return _answer(_failed(ORG_BUSY, record), record)
         with self._counted(caller.principal):
             return await self._watched(caller, listed, record)
 
     @contextmanager
     def _counted(self, principal: Principal) -> Iterator[None]:
-        """A principal has a bounded number of calls under way, so that none takes all places."""
-        self._under_way[principal.id] += 1
+        """Principals and organizations have bounded calls under way: none takes all places."""
+        counted = (principal.id, principal.org_id)
+        self._under_way.update(counted)
         try:
             yield
         finally:
-            self._under_way[principal.id] -= 1
-            if not self._under_way[principal.id]:
-                del self._under_way[principal.id]
+            self._under_way.subtract(counted)
+            for key in counted:
+                if not self._under_way[key]:
+                    del self._under_way[key]
 
     async def _watched(
         self, caller: Caller, listed: Listed, record: Record

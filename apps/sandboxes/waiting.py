@@ -1,8 +1,9 @@
 """Waiting for a sandbox without holding the event loop.
 
 The row says when it is ready. The task that makes it ready mostly runs in this very process and
-gives a hint, so that nobody waits for the next look; in another process the look itself, every
-20 ms, is what finds out.
+gives a hint, so that nobody waits for the next look; in another process the look itself is what
+finds out. It comes after 20 ms, and then less often the longer it takes: a worker that is slow or
+stopped must not cost the database a thousand looks a second.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import uuid
 
 POLL_SECONDS = 0.02
+SLOWEST_POLL_SECONDS = 0.5
 WAIT_SECONDS = 60.0
 
 _Waiter = tuple[asyncio.AbstractEventLoop, asyncio.Event]
@@ -46,8 +48,10 @@ async def wait_ready(sandbox_id: uuid.UUID, *, seconds: float = WAIT_SECONDS) ->
         _waiters.setdefault(str(sandbox_id), []).append(waiter)
     try:
         async with asyncio.timeout(seconds):
+            pause = POLL_SECONDS
             while not await _is_ready(sandbox_id):
-                await _pause(event)
+                await _pause(event, pause)
+                pause = min(pause * 1.5, SLOWEST_POLL_SECONDS)
     except TimeoutError as error:
         raise Unavailable(
             f"The sandbox was not ready within {seconds:.0f} s.",
@@ -63,9 +67,9 @@ async def wait_ready(sandbox_id: uuid.UUID, *, seconds: float = WAIT_SECONDS) ->
                 del _waiters[str(sandbox_id)]
 
 
-async def _pause(event: asyncio.Event) -> None:
+async def _pause(event: asyncio.Event, seconds: float) -> None:
     try:
-        async with asyncio.timeout(POLL_SECONDS):
+        async with asyncio.timeout(seconds):
             await event.wait()
     except TimeoutError:
         return

@@ -20,6 +20,7 @@ from apps.orgs import services as orgs
 from apps.policies import services as policies
 from apps.policies.documents import ToolRuleDoc, document_of
 from apps.sandboxes.models import Sandbox
+from tests import factories
 from tests.apps.mcp.conftest import in_thread
 
 if TYPE_CHECKING:
@@ -368,6 +369,31 @@ def narrow(world: World) -> None:
     """Take a tool away."""
     document = dataclasses.replace(document_of(world.policy), tools=(ToolRuleDoc("file_*"),))
     policies.policy_save(world.org, document=document, policy=world.policy, actor=world.admin)
+
+
+async def test_one_organization_does_not_take_all_places(
+    edge: Edge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "MAX_ORG_CALLS", 1)
+    headers = modern_headers(edge, "tools/call", **{"Mcp-Name": "shell_exec"})
+    colleague = await in_thread(edge.other_agent, ("*",))
+    stranger = (await in_thread(factories.globex)).minted.value
+
+    async def call(client: httpx2.AsyncClient, token: str, command: str) -> dict[str, Any]:
+        body = modern("tools/call", name="shell_exec", arguments={"command": command})
+        theirs = {**headers, "Authorization": f"Bearer {token}"}
+        reply = await client.post(edge.url, headers=theirs, json=body)
+        return dict(reply.json()["result"]["structuredContent"])
+
+    async with http() as client:
+        running = asyncio.ensure_future(call(client, edge.token, "sleep 60"))
+        await until(lambda: any(box.running for box in edge.twin.boxes.values()))
+        assert (await call(client, colleague, "true"))["error"] == "too_many_calls"
+        assert "too_many_calls" not in str(await call(client, stranger, "true"))
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await until(lambda: not any(box.running for box in edge.twin.boxes.values()))
+        assert (await call(client, colleague, "true"))["exit_code"] == 0
 
 
 async def test_one_agent_does_not_take_all_places(

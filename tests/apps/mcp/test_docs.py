@@ -27,6 +27,7 @@ def test_every_tool_has_its_section() -> None:
 def test_the_page_on_the_endpoint_names_its_bounds_and_errors() -> None:
     assert f"| open sessions of one token | {host.MAX_SESSIONS} |" in MCP
     assert f"| calls of one agent under way | {server.MAX_CALLS} |" in MCP
+    assert f"| calls of one organization under way | {server.MAX_ORG_CALLS} |" in MCP
     assert host.MAX_BODY == 4 * 1024 * 1024
     sources = [BASE_DIR / "apps" / "mcp" / name for name in ("asgi.py", "gate.py", "server.py")]
     text = "".join(source.read_text() for source in sources)
