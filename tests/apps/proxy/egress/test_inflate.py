@@ -25,7 +25,10 @@ def raw(data: bytes) -> bytes:
 FORMS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "gzip": ("gzip", gzip.compress),
     "x-gzip": ("x-gzip", gzip.compress),
-    "two members": ("gzip", lambda data: gzip.compress(data[:5], mtime=0) + gzip.compress(data[5:], mtime=0)),
+    "two members": (
+        "gzip",
+        lambda data: gzip.compress(data[:5], mtime=0) + gzip.compress(data[5:], mtime=0),
+    ),
     "zlib": ("deflate", zlib.compress),
     "raw": ("deflate", raw),
 }
