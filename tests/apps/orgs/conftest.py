@@ -29,6 +29,7 @@ def dev_idp(tmp_path: Path) -> Iterator[DevIdp]:
 
 @pytest.fixture
 def browser(live_server: LiveServer) -> Iterator[Browser]:
-    """A browser on the live server."""
+    """A browser on the live server, whose brakes have counted nothing yet."""
+    cache.clear()
     with Browser(live_server.url) as found:
         yield found
