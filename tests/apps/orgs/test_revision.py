@@ -78,6 +78,7 @@ def test_forgetting_makes_the_next_call_read(stamp: Stamp, source: Source) -> No
     assert stamp.current() == 2
 
 
+@pytest.mark.django_db  # after a failure the connection is looked at
 def test_a_short_outage_passes_and_a_long_one_refuses(stamp: Stamp, source: Source) -> None:
     stamp.current()
     source.broken = True
@@ -90,6 +91,7 @@ def test_a_short_outage_passes_and_a_long_one_refuses(stamp: Stamp, source: Sour
     assert refused.value.status == 503
 
 
+@pytest.mark.django_db  # after a failure the connection is looked at
 def test_an_outage_does_not_prolong_itself(stamp: Stamp, source: Source) -> None:
     """Each failed reading is tried again at once: only a success counts as knowledge."""
     stamp.current()
@@ -101,6 +103,7 @@ def test_an_outage_does_not_prolong_itself(stamp: Stamp, source: Source) -> None
     assert stamp.current() == 5
 
 
+@pytest.mark.django_db  # after a failure the connection is looked at
 def test_a_process_that_never_read_it_refuses(stamp: Stamp, source: Source) -> None:
     source.broken = True
     with pytest.raises(Unavailable):
