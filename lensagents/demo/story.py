@@ -33,6 +33,11 @@ class Step:
     check: Callable[[Any], str] = field(repr=False)
     refused: bool = False
 
+    @property
+    def through_proxy(self) -> bool:
+        """Whether the egress proxy sees it; what goes around the proxy gets nowhere."""
+        return "http" in str(self.arguments) and OUTSIDE not in str(self.arguments)
+
 
 def steps() -> list[Step]:
     """The session, in order."""
