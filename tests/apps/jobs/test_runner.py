@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import threading
 import time
+import uuid
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,6 +15,7 @@ from apps.common import clock
 from apps.common.errors import Conflict, Unavailable
 from apps.jobs import registry, runner
 from apps.jobs.bell import bell
+from apps.jobs.lease import keeper
 from apps.jobs.models import Job, JobState
 from apps.jobs.registry import job
 from apps.jobs.services import enqueue
@@ -240,6 +242,9 @@ def test_old_ended_jobs_are_forgotten(later: Callable[[float], None]) -> None:
 @pytest.mark.slow  # waits longer than a lease, on purpose
 @pytest.mark.django_db(transaction=True)
 def test_a_long_job_keeps_its_lease(settings: Any, rung: list[uuid.UUID]) -> None:
+    settings.JOBS_LEASE_SECONDS = 60.0
+    with keeper.hold(uuid.uuid4(), 1, 30):
+        time.sleep(0.1)  # the keeper now waits for a fifth of a long lease
     settings.JOBS_LEASE_SECONDS = 1.0
     taken: list[bool] = []
 
