@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 
 from apps.common.tenancy import Row, SlugField, TenantRow
 from apps.orgs.models.people import User
+
+
+def _between(low: int, high: int) -> list[MinValueValidator | MaxValueValidator]:
+    return [MinValueValidator(low), MaxValueValidator(high)]
 
 
 class Organization(Row):
@@ -15,9 +20,44 @@ class Organization(Row):
     name = models.CharField(max_length=200)
     time_zone = models.CharField(max_length=64, default="UTC")
     closed_at = models.DateTimeField(null=True, blank=True, editable=False)
+    sandbox_idle_minutes = models.PositiveIntegerField(
+        "stop a sandbox after minutes without a call",
+        default=30,
+        validators=_between(1, 24 * 60),
+        help_text="1 to 1440. Its files are gone then; the next tool call gets a new sandbox.",
+    )
+    sandbox_max_age_hours = models.PositiveIntegerField(
+        "stop a sandbox at the age of hours",
+        default=12,
+        validators=_between(1, 7 * 24),
+        help_text="1 to 168. One that is in use then has 30 more minutes.",
+    )
+    sandboxes_per_principal = models.PositiveIntegerField(
+        "sandboxes of one agent or person",
+        default=10,
+        validators=_between(1, 1_000),
+        help_text="How many one principal may have at once, 1 to 1000.",
+    )
+    sandboxes_total = models.PositiveIntegerField(
+        "sandboxes of the organization",
+        default=100,
+        validators=_between(1, 10_000),
+        help_text="How many there may be at once, 1 to 10000. The host has a limit of its own.",
+    )
 
     class Meta:
         verbose_name = "organization"
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(
+                    sandbox_idle_minutes__range=(1, 24 * 60),
+                    sandbox_max_age_hours__range=(1, 7 * 24),
+                    sandboxes_per_principal__range=(1, 1_000),
+                    sandboxes_total__range=(1, 10_000),
+                ),
+                name="organization_sandbox_limits",
+            )
+        ]
 
     def __str__(self) -> str:
         return self.name
