@@ -44,6 +44,12 @@ class Organization(Row):
         validators=_between(1, 10_000),
         help_text="How many there may be at once, 1 to 10000. The host has a limit of its own.",
     )
+    allow_degraded = models.BooleanField(
+        "allow degraded sandboxes",
+        default=False,
+        help_text="On a host that has neither namespaces nor network rules by user, a sandbox is "
+        "held by Landlock and seccomp alone. Its self-test names what is open then.",
+    )
 
     class Meta:
         verbose_name = "organization"
