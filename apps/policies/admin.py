@@ -111,6 +111,7 @@ class BindingInline(RuleInline):
         "header",
         "template",
         "parameter",
+        "env_name",
     )
     template_before = "policies/bindings.html"
 
@@ -281,6 +282,7 @@ def _binding(form: Any) -> BindingDoc:
         header=data["header"],
         template=data["template"],
         parameter=data["parameter"],
+        env_name=data["env_name"],
         id=_id(form),
     )
 

@@ -14,6 +14,7 @@ from apps.connections.registry import kinds
 from apps.policies.core.bindings import binding_refusal
 from apps.policies.core.check import binding_problems, layer_problems
 from apps.policies.core.hidden import hidden_rules
+from apps.policies.core.sentinels import sentinel
 from apps.policies.models import PolicyKind
 from apps.policies.types import (
     IN_URL,
@@ -63,6 +64,7 @@ def check_document(document: PolicyDocument) -> None:
         raise Invalid(hidden.message, field=hidden.rule, hidden_by=hidden.by)
     for index, binding in enumerate(document.bindings):
         _check_binding(document, binding, f"bindings[{index}]")
+    _check_env_names(document.bindings)
 
 
 def layer_of(document: PolicyDocument) -> Layer:
@@ -186,6 +188,18 @@ def _check_in_url(binding: BindingDoc, at: str) -> None:
         )
 
 
+def _check_env_names(bindings: Iterable[BindingDoc]) -> None:
+    """A variable holds one sentinel."""
+    first: dict[str, int] = {}
+    for index, binding in enumerate(bindings):
+        if binding.env_name and first.setdefault(binding.env_name, index) != index:
+            raise Invalid(
+                f"Binding {first[binding.env_name] + 1} sets {binding.env_name} already. A "
+                "variable holds one placeholder: leave it empty here, or name another one.",
+                field=f"bindings[{index}].env_name",
+            )
+
+
 def _binding(binding: BindingDoc, at: str) -> Binding:
     credential = binding.credential
     return Binding(
@@ -201,6 +215,8 @@ def _binding(binding: BindingDoc, at: str) -> Binding:
         template=binding.template,
         username=credential.username,
         parameter=binding.parameter,
+        env_name=binding.env_name,
+        sentinel=sentinel(credential.slug),
     )
 
 

@@ -13,6 +13,7 @@ from django.db.models import Q
 
 from apps.orgs.models import ProjectGrant, Team
 from apps.orgs.revision import StampedCache
+from apps.policies.core.sentinels import sentinel
 from apps.policies.models import Policy, PolicyKind
 from apps.policies.types import (
     BUNDLE_FORMAT,
@@ -158,4 +159,6 @@ def _binding(row: models.CredentialBinding) -> Binding:
         template=row.template,
         username=credential.username,
         parameter=row.parameter,
+        env_name=row.env_name,
+        sentinel=sentinel(credential.slug) if row.env_name else "",
     )

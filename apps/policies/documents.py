@@ -53,6 +53,7 @@ class BindingDoc:
     """Where a credential is injected, and how.
 
     `header` and `template` are for `header` only, `parameter` for `query` and `uri_placeholder`.
+    `env_name` is the variable in which commands find the credential's sentinel, "" for none.
     """
 
     credential: Credential
@@ -63,6 +64,7 @@ class BindingDoc:
     header: str = ""
     template: str = ""
     parameter: str = ""
+    env_name: str = ""
     id: uuid.UUID | None = None
 
 
@@ -110,6 +112,7 @@ def document_of(policy: Policy) -> PolicyDocument:
                 header=row.header,
                 template=row.template,
                 parameter=row.parameter,
+                env_name=row.env_name,
                 id=row.pk,
             )
             for row in policy.bindings.select_related("credential")
@@ -157,4 +160,5 @@ def _binding_line(binding: BindingDoc) -> str:
     details = (binding.injection, binding.header, binding.template, binding.parameter)
     how = " ".join(filter(None, details))
     where = f"{binding.pattern} {binding.method} {binding.path or 'any'}"
-    return f"{binding.credential.slug} on {where} as {how}"
+    env = f" in {binding.env_name}" if binding.env_name else ""
+    return f"{binding.credential.slug} on {where} as {how}{env}"

@@ -161,6 +161,7 @@ class BindingForm(OrderedForm):
             "header",
             "template",
             "parameter",
+            "env_name",
         )
 
     def clean_pattern(self) -> str:

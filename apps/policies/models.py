@@ -165,6 +165,15 @@ class CredentialBinding(TenantRow):
         blank=True,
         help_text="For a query: its parameter. For a path: the word that the value replaces.",
     )
+    env_name = models.CharField(
+        "environment variable",
+        max_length=64,
+        blank=True,
+        help_text=(
+            "A tool that insists on a token finds a placeholder here, as in GITHUB_TOKEN. Never "
+            "the credential."
+        ),
+    )
 
     class Meta:
         ordering = ["position", "id"]

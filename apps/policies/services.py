@@ -263,6 +263,7 @@ def _binding_rows(
             header=binding.header,
             template=binding.template,
             parameter=binding.parameter,
+            env_name=binding.env_name,
             **kept.take(binding.id),
         )
         for index, binding in enumerate(document.bindings)

@@ -122,7 +122,8 @@ class Binding:
 
     `allowed_hosts` is copied from the credential: checked at save and again at injection.
     `header` and `template` (with `{value}`) are for `HEADER`, `username` for `BASIC`. `parameter`
-    is the query parameter's name, or the word in the path that the value replaces.
+    is the query parameter's name, or the word in the path that the value replaces. Commands find
+    `sentinel` in the environment variable `env_name`, where there is one.
     """
 
     id: str
@@ -137,6 +138,8 @@ class Binding:
     template: str = ""
     username: str = ""
     parameter: str = ""
+    env_name: str = ""
+    sentinel: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from apps.common.addresses import parse_network
 from apps.common.hosts import HostPattern, PatternError, parse_pattern
 from apps.policies.core.globs import GlobError, parse_name_glob, parse_path_glob
+from apps.policies.core.sentinels import SENTINEL, name_problem
 from apps.policies.types import (
     Action,
     AgentCredentials,
@@ -34,6 +35,8 @@ METHOD = re.compile(r"[A-Z][A-Z0-9_-]{0,31}")
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}")
 # Unreserved characters (RFC 3986 section 2.3): no client writes these in two ways.
 _PARAMETER = re.compile(r"[A-Za-z0-9._~-]{1,64}")
+# A field value (RFC 9110 section 5.5) in the one spelling that every server reads alike.
+_TEMPLATE = re.compile(r"[!-~](?:[ -~]*[!-~])?")
 _PLACEHOLDER = re.compile(r"[A-Za-z0-9_-]{6,64}")
 
 _NO_PLACEHOLDER = (
@@ -124,6 +127,10 @@ def binding_problems(binding: Binding) -> list[Problem]:
     for text in binding.allowed_hosts:
         found += _pattern_problem(binding.id, "allowed_hosts", text)[1]
     found += [Problem(binding.id, field, message) for field, message in _injection(binding)]
+    if binding.env_name and (message := name_problem(binding.env_name)):
+        found.append(Problem(binding.id, "env_name", message))
+    if binding.env_name and not SENTINEL.fullmatch(binding.sentinel):
+        found.append(Problem(binding.id, "sentinel", "The binding's sentinel is none."))
     return found
 
 
@@ -192,5 +199,7 @@ def _injection(binding: Binding) -> Iterator[tuple[str, str]]:
         return
     if not _HEADER.fullmatch(binding.header):
         yield "header", "A header name has letters, digits and dashes, as in `X-Api-Key`."
-    if binding.template.count("{value}") != 1 or not binding.template.isprintable():
+    if binding.template.count("{value}") != 1:
         yield "template", "The template holds `{value}` once, as in `Token {value}`."
+    elif not _TEMPLATE.fullmatch(binding.template):
+        yield "template", "The template is one line of ASCII, without a space at either end."

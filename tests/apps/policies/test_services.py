@@ -74,6 +74,7 @@ def full_document(world: World) -> PolicyDocument:
                 path="/repos/**",
                 header="X-Token",
                 template="token {value}",
+                env_name="GITHUB_TOKEN",
             ),
         ),
     )
@@ -313,6 +314,8 @@ class TestBindings:
             ({"injection": "header", "header": "X", "template": "{value}\r\nY: z"}, "template"),
             ({"injection": "header", "header": "X", "template": "{value}{value}"}, "template"),
             ({"method": "get"}, "method"),
+            ({"env_name": "github_token"}, "env_name"),
+            ({"env_name": "SSL_CERT_FILE"}, "env_name"),
             ({"path": "repos"}, "path"),
             ({"parameter": "key"}, "parameter"),
             ({"injection": "query", "parameter": "key"}, "injection"),
@@ -353,6 +356,29 @@ class TestBindings:
             org_id=acme.org.pk, team_id=acme.team.pk, project_id=acme.project.pk
         )
         assert bundle.bindings[0].parameter == parameter
+
+    def test_commands_find_a_sentinel(self, acme: World) -> None:
+        binding = BindingDoc(acme.credential, "api.github.com", env_name="GITHUB_TOKEN")
+        self.save(acme, binding)
+        bundle = compile_bundle(
+            org_id=acme.org.pk, team_id=acme.team.pk, project_id=acme.project.pk
+        )
+        (found,) = bundle.bindings
+        assert (found.env_name, found.sentinel) == (
+            "GITHUB_TOKEN",
+            f"lens-sentinel-{acme.credential.slug}",
+        )
+        event = AuditEvent.objects.filter(action="policy.update").latest("at")
+        assert event.metadata["changes"]["bindings"][1][0].endswith(" in GITHUB_TOKEN")
+
+    def test_a_variable_holds_one_sentinel(self, acme: World) -> None:
+        first = BindingDoc(acme.credential, "api.github.com", method="GET", env_name="TOKEN")
+        document = replace(
+            without_ids(document_of(acme.policy)), bindings=(first, replace(first, method="POST"))
+        )
+        with pytest.raises(Invalid, match="Binding 1 sets TOKEN already") as refused:
+            policy_save(acme.org, document=document, policy=acme.policy, actor=acme.admin)
+        assert refused.value.field == "bindings[1].env_name"
 
     def test_only_team_policies_bind(self, acme: World) -> None:
         document = PolicyDocument(

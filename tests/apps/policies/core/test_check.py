@@ -28,6 +28,7 @@ TOOL = ToolRule("t1", "shell_*", Action.ALLOW)
 BINDING = Binding("b1", "c1", "GitHub", "a.x", Injection.BEARER, ("a.x",))
 QUERY = replace(BINDING, injection=Injection.QUERY, parameter="api_key")
 PATH = replace(BINDING, injection=Injection.URI_PLACEHOLDER, parameter="LENS_TOKEN")
+SENTINEL = replace(BINDING, env_name="GITHUB_TOKEN", sentinel="lens-sentinel-github")
 HEADER = replace(BINDING, injection=Injection.HEADER, header="X-Api-Key", template="Key {value}")
 
 
@@ -44,7 +45,7 @@ def test_a_sound_document_has_no_problems() -> None:
         BUNDLE_FORMAT,
         1,
         (layer,),
-        (BINDING, HEADER, QUERY, PATH),
+        (BINDING, HEADER, QUERY, PATH, SENTINEL),
         (Connection("a.x", ("10.0.0.0/8",)),),
     )
     assert bundle_problems(bundle) == []
@@ -115,6 +116,18 @@ def test_tool_rules(rule: ToolRule, field: str, word: str) -> None:
         (replace(HEADER, template="no placeholder"), "template"),
         (replace(HEADER, template="{value}{value}"), "template"),
         (replace(HEADER, template="{value}\r\nX: y"), "template"),
+        (replace(HEADER, template="{value}\0"), "template"),
+        (replace(HEADER, template="Schlüssel {value}"), "template"),
+        (replace(HEADER, template=" {value}"), "template"),
+        (replace(HEADER, template="{value} "), "template"),
+        (replace(SENTINEL, env_name="github_token"), "env_name"),
+        (replace(SENTINEL, env_name="A=B"), "env_name"),
+        (replace(SENTINEL, env_name="A\n"), "env_name"),
+        (replace(SENTINEL, env_name="A" * 65), "env_name"),
+        (replace(SENTINEL, env_name="HTTPS_PROXY"), "env_name"),
+        (replace(SENTINEL, env_name="LD_PRELOAD"), "env_name"),
+        (replace(SENTINEL, sentinel=""), "sentinel"),
+        (replace(SENTINEL, sentinel="a secret"), "sentinel"),
         (replace(QUERY, parameter=""), "parameter"),
         (replace(QUERY, parameter="a&b"), "parameter"),
         (replace(QUERY, parameter="a\r\nb"), "parameter"),
