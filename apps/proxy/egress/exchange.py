@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from apps.policies.types import Action, HttpRequest
+from apps.policies.core.asking import http_request
+from apps.policies.types import Action
 from apps.proxy.egress import answers, body, inject, response, websocket
 from apps.proxy.egress.answers import Answer, RefusedError, denied
 from apps.proxy.egress.audit import Record
@@ -98,13 +99,13 @@ class Exchange:
     def _decide(self) -> Decision:
         asked = self._asked
         self._judged = self._plane.dialer.known(asked.scheme, asked.authority)
-        request = HttpRequest(
+        request = http_request(
             asked.scheme,
             asked.authority.host,
             asked.authority.port,
             asked.head.method,
             asked.target,
-            self._judged,
+            addresses=self._judged,
             websocket=bool(self._key),
         )
         # Set before deciding: a policy change in between cuts the line instead of missing it.
