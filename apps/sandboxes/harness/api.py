@@ -34,6 +34,7 @@ _ID = r"(?P<id>[A-Za-z0-9][A-Za-z0-9-]{0,63})"
 ROUTES: tuple[tuple[str, str, int, Handler], ...] = (
     ("GET", r"/v1/health", 200, operations.health),
     ("GET", r"/v1/sandboxes", 200, operations.list_all),
+    ("GET", r"/v1/activity", 200, operations.activity),
     ("POST", r"/v1/sandboxes", 201, operations.create),
     ("GET", rf"/v1/sandboxes/{_ID}", 200, operations.show),
     ("DELETE", rf"/v1/sandboxes/{_ID}", 200, operations.delete),

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import re
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from apps.common.errors import Invalid
+from apps.policies.core.sentinels import SENTINEL, name_problem
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -66,6 +67,20 @@ def merged(*layers: Mapping[str, str]) -> dict[str, str]:
     for layer in layers:
         result.update(layer)
     return result
+
+
+def sentinels(bundle: Mapping[str, Any]) -> dict[str, str]:
+    """What the bindings of a policy bundle put where tools look for a token.
+
+    The bundle is one that the proxy has accepted. What is no sentinel all the same is left out:
+    nothing but a sentinel enters the environment this way.
+    """
+    found: dict[str, str] = {}
+    for binding in bundle.get("bindings") or ():
+        name, text = str(binding.get("env_name", "")), str(binding.get("sentinel", ""))
+        if SENTINEL.fullmatch(text) and not name_problem(name):
+            found.setdefault(name, text)
+    return found
 
 
 def checked(value: object) -> dict[str, str]:

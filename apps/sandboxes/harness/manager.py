@@ -10,6 +10,7 @@ import os
 import select
 import sys
 import threading
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ class Manager:
     def __init__(self, spawner: Spawner, host: Host) -> None:
         self.spawner = spawner
         self.host = host
+        self.instance = uuid.uuid4().hex
         self.closing = False
         self._lock = threading.Lock()
         self._sandboxes: dict[str, Sandbox | None] = {}  # None: being created

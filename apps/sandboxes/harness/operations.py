@@ -117,6 +117,24 @@ def list_all(manager: Manager, _: Call) -> dict[str, Any]:
     return {"sandboxes": [describe(s) for s in manager.list()]}
 
 
+def activity(manager: Manager, _: Call) -> dict[str, Any]:
+    """GET /v1/activity: which sandboxes there are and which of them are in use, without reports.
+
+    `instance` changes with every start of sandboxd.
+    """
+    return {
+        "instance": manager.instance,
+        "sandboxes": {
+            sandbox.id: {
+                "state": sandbox.state,
+                "jobs": sandbox.jobs,
+                "quiet_ms": int(sandbox.quiet_seconds() * 1000),
+            }
+            for sandbox in manager.list()
+        },
+    }
+
+
 def show(manager: Manager, call: Call) -> dict[str, Any]:
     """GET /v1/sandboxes/{id}."""
     return describe(manager.get(call.id))
@@ -166,7 +184,7 @@ def execute(manager: Manager, call: Call) -> dict[str, Any]:
     request = {
         "command": text(body, "command", most=_MAX_COMMAND),
         "workdir": text(body, "workdir", env.WORKSPACE, most=_MAX_PATH),
-        "env": env.merged(sandbox.env, env.checked(body.get("env") or {})),
+        "env": env.merged(sandbox.sentinels, sandbox.env, env.checked(body.get("env") or {})),
     }
     outcome = runner.run(
         sandbox,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from apps.common.errors import Conflict, Invalid, NotFound, Unavailable
 from apps.common.frames import FrameError, recv_frame, send_frame
-from apps.sandboxes.harness import ipc
+from apps.sandboxes.harness import env, ipc
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -73,7 +73,11 @@ class Prepared:
 
 @dataclass(slots=True, eq=False)
 class Sandbox:
-    """`failure` is "" while it runs, else why it is over. Methods are safe to call from threads."""
+    """`failure` is "" while it runs, else why it is over. Methods are safe to call from threads.
+
+    `jobs` is how many run now, `used` (monotonic) when the last one began or ended. `sentinels` are
+    what commands find in the environment in place of credentials, by the policy of now.
+    """
 
     id: str
     slot: int
@@ -90,6 +94,9 @@ class Sandbox:
     created_ms: float = 0.0
     failure: str = ""
     ready: bool = False
+    jobs: int = 0
+    used: float = field(default_factory=time.monotonic)
+    sentinels: Mapping[str, str] = field(default_factory=dict)
     ended: threading.Event = field(default_factory=threading.Event)
     _claimed: bool = False
     _spare: Prepared | None = None
@@ -113,12 +120,18 @@ class Sandbox:
     def take(self) -> Prepared:
         """A child for one job: the spare one, or one that pid 1 forks now. Raises Conflict."""
         with self._lock:
-            spare, self._spare = self._spare, None
-            if spare is not None:
-                if spare.waits():
-                    return spare
-                self._drop(spare)
-            return self._prepare()
+            prepared = self._next()
+            self.jobs += 1
+            self.used = time.monotonic()
+            return prepared
+
+    def _next(self) -> Prepared:
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            if spare.waits():
+                return spare
+            self._drop(spare)
+        return self._prepare()
 
     def refill(self) -> None:
         """Have the next job's child forked while this one's runs."""
@@ -147,7 +160,14 @@ class Sandbox:
     def release(self, prepared: Prepared) -> None:
         """A job is over; its group goes as soon as nothing that it started runs."""
         with self._lock:
+            self.jobs -= 1
+            self.used = time.monotonic()
             self._drop(prepared)
+
+    def quiet_seconds(self) -> float:
+        """For how long nothing has run at anybody's call; 0 while something does."""
+        with self._lock:
+            return 0.0 if self.jobs else time.monotonic() - self.used
 
     def _drop(self, prepared: Prepared) -> None:
         prepared.close()
@@ -177,6 +197,7 @@ class Sandbox:
         if answer.get("op") != "applied":
             reason = str(answer.get("reason", "the proxy refused the bundle"))
             raise Invalid(reason, field="bundle", code="bundle_refused")
+        self.sentinels = env.sentinels(bundle)
         return int(answer["version"])
 
     def cut(self) -> None:

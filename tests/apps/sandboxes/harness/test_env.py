@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from apps.common.errors import Invalid
+from apps.policies.core.sentinels import RESERVED
 from apps.sandboxes.harness import env
 
 
@@ -48,3 +49,26 @@ def test_what_is_no_environment(value: object) -> None:
 
 def test_ordinary_names_pass() -> None:
     assert env.checked({"_A1": "ü\n", "B": ""}) == {"_A1": "ü\n", "B": ""}
+
+
+def test_no_sentinel_takes_the_place_of_what_we_set() -> None:
+    assert {name.upper() for name in env.DEFAULT} <= RESERVED
+
+
+def test_sentinels_of_a_bundle() -> None:
+    def binding(name: object, text: object) -> dict[str, object]:
+        return {"id": "b", "env_name": name, "sentinel": text}
+
+    good = binding("GITHUB_TOKEN", "lens-sentinel-github")
+    bad = [
+        {"id": "b"},
+        binding("", "lens-sentinel-x"),
+        binding("PATH", "lens-sentinel-x"),
+        binding("LD_PRELOAD", "lens-sentinel-x"),
+        binding("lower", "lens-sentinel-x"),
+        binding("TOKEN", "/evil.so"),
+        binding("TOKEN", "lens-sentinel-x\n"),
+        binding(1, None),
+    ]
+    assert env.sentinels({"bindings": [*bad, good]}) == {"GITHUB_TOKEN": "lens-sentinel-github"}
+    assert env.sentinels({}) == {}

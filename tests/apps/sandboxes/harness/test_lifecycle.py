@@ -236,6 +236,56 @@ def test_a_new_policy_reaches_a_running_sandbox(fresh: Box) -> None:
     assert fresh.post("cut") == (200, {"id": fresh.id})
 
 
+def test_a_new_policy_changes_the_environment_of_the_next_command(fresh: Box) -> None:
+    """A tool that insists on a token starts; what it finds is no secret."""
+    insists = 'test -n "$GITHUB_TOKEN" || { echo "set GITHUB_TOKEN"; exit 4; }; echo $GITHUB_TOKEN'
+    assert fresh.run(insists).code == 4
+    path = f"/v1/sandboxes/{fresh.id}/bundle"
+    bound = {
+        **bundle(7, "api.github.com"),
+        "bindings": [
+            {
+                "id": "b1",
+                "credential_id": "c1",
+                "credential_name": "GitHub",
+                "pattern": "api.github.com",
+                "injection": "bearer",
+                "allowed_hosts": ["api.github.com"],
+                "env_name": "GITHUB_TOKEN",
+                "sentinel": "lens-sentinel-github",
+            }
+        ],
+    }
+    assert fresh.daemon.call("PUT", path, bound)[0] == 200
+    assert fresh.run(insists).text == "lens-sentinel-github"
+    assert fresh.run("echo $GITHUB_TOKEN", env={"GITHUB_TOKEN": "own"}).text == "own"
+    refused = {**bound, "version": 8, "bindings": [{**bound["bindings"][0], "env_name": "PATH"}]}
+    assert fresh.daemon.call("PUT", path, refused)[0] == 400
+    assert fresh.run(insists).text == "lens-sentinel-github"
+    assert fresh.daemon.call("PUT", path, bundle(9))[0] == 200
+    assert fresh.run(insists).code == 4
+
+
+def test_activity_tells_who_is_in_use(daemon: Daemon, fresh: Box) -> None:
+    def seen() -> dict[str, Any]:
+        status, answer = daemon.call("GET", "/v1/activity")
+        assert status == 200
+        found: dict[str, Any] = answer["sandboxes"][fresh.id]
+        return found
+
+    assert (seen()["state"], seen()["jobs"]) == ("ready", 0)
+    thread = threading.Thread(target=lambda: fresh.run("sleep 1"))
+    thread.start()
+    assert until(lambda: seen()["jobs"] == 1)
+    assert seen()["quiet_ms"] == 0
+    thread.join(10)
+    assert until(lambda: seen()["jobs"] == 0)
+    quiet = seen()["quiet_ms"]
+    assert until(lambda: seen()["quiet_ms"] > quiet)
+    fresh.run("true")
+    assert seen()["quiet_ms"] < 1000
+
+
 def test_a_bundle_that_is_none_makes_no_sandbox(daemon: Daemon) -> None:
     before = processes(daemon)
     request = {"id": "bad-bundle", "token": "t", "bundle": {"format": 99}, "identity": {}}
