@@ -48,7 +48,18 @@ class OrganizationAdmin(OrgModelAdmin):
     scope = "pk"
     verbs = {"view": "view", "change": "update"}
     form = OrganizationForm
-    fields = ("name", "slug", "time_zone")
+    fieldsets = (
+        (None, {"fields": ("name", "slug", "time_zone")}),
+        (
+            "Sandboxes",
+            {
+                "fields": (
+                    ("sandbox_idle_minutes", "sandbox_max_age_hours"),
+                    ("sandboxes_per_principal", "sandboxes_total"),
+                )
+            },
+        ),
+    )
 
     def visible(self, actor: Actor) -> QuerySet[Organization]:
         """The actor's own."""
@@ -66,10 +77,9 @@ class OrganizationAdmin(OrgModelAdmin):
         return HttpResponseRedirect(self.url("change", row.pk))
 
     def update(self, request: TenantRequest, row: Any, data: dict[str, Any]) -> None:
-        """Name and time zone."""
-        services.organization_update(
-            row, name=data["name"], time_zone=data["time_zone"], actor=request.actor
-        )
+        """All but the slug."""
+        changed = {name: value for name, value in data.items() if name not in self.form.fixed}
+        services.organization_update(row, **changed, actor=request.actor)
 
 
 @admin.register(IdentityProvider)

@@ -34,14 +34,34 @@ def organization_create(
 
 @transaction.atomic
 def organization_update(
-    org: Organization, *, name: str | None = None, time_zone: str | None = None, actor: Actor
+    org: Organization,
+    *,
+    name: str | None = None,
+    time_zone: str | None = None,
+    sandbox_idle_minutes: int | None = None,
+    sandbox_max_age_hours: int | None = None,
+    sandboxes_per_principal: int | None = None,
+    sandboxes_total: int | None = None,
+    actor: Actor,
 ) -> Organization:
-    """Change what is given; None keeps. The slug never changes: addresses contain it."""
+    """Change what is given; None keeps. The slug never changes: addresses contain it.
+
+    New limits of sandboxes hold within a minute, also for those that run; a lower number of them
+    ends none.
+    """
     require(actor, "organization.update", org)
     org = rows.locked(org)
     if time_zone is not None:
         _known_zone(time_zone)
-    changes = rows.update(org, rows.given(name=name, time_zone=time_zone))
+    values = rows.given(
+        name=name,
+        time_zone=time_zone,
+        sandbox_idle_minutes=sandbox_idle_minutes,
+        sandbox_max_age_hours=sandbox_max_age_hours,
+        sandboxes_per_principal=sandboxes_per_principal,
+        sandboxes_total=sandboxes_total,
+    )
+    changes = rows.update(org, values)
     if changes:
         note(actor, OrgAction.ORGANIZATION_UPDATE, org, changes)
         revision.bump()

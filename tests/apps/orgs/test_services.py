@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import pytest
+from django.db import IntegrityError, transaction
 
 from apps.agents.models import Agent
 from apps.audit.models import AuditEvent
-from apps.common.errors import Conflict, Invalid, NotFound
+from apps.common.errors import Conflict, Denied, Invalid, NotFound
 from apps.orgs import services
-from apps.orgs.models import Membership, Project, ProjectGrant, Team, User
+from apps.orgs.models import Membership, Organization, Project, ProjectGrant, Team, User
 from apps.orgs.revision import read_seq
 from apps.orgs.types import SYSTEM
 from tests import factories
@@ -19,6 +20,7 @@ from tests import factories
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from apps.orgs.types import Actor
     from tests.factories import World
 
 pytestmark = [pytest.mark.django_db, pytest.mark.database]
@@ -82,6 +84,35 @@ def test_a_time_zone_must_exist(acme: World) -> None:
     assert refused.value.field == "time_zone"
     changed = services.organization_update(acme.org, time_zone="Asia/Tokyo", actor=acme.admin)
     assert changed.time_zone == "Asia/Tokyo"
+
+
+LIMITS = [
+    ("sandbox_idle_minutes", 1440, 30),
+    ("sandbox_max_age_hours", 168, 12),
+    ("sandboxes_per_principal", 1_000, 10),
+    ("sandboxes_total", 10_000, 100),
+]
+
+
+@pytest.mark.parametrize(("name", "most", "default"), LIMITS)
+def test_limits_of_sandboxes(name: str, most: int, default: int, acme: World) -> None:
+    def limit(value: int, actor: Actor) -> int:
+        given: dict[str, Any] = {name: value}
+        changed = services.organization_update(acme.org, **given, actor=actor)
+        return int(getattr(changed, name))
+
+    for wrong in (0, -1, most + 1):
+        with pytest.raises(Invalid) as refused:
+            limit(wrong, acme.admin)
+        assert refused.value.field == name
+    assert [limit(value, acme.admin) for value in (1, most)] == [1, most]
+    events = AuditEvent.objects.filter(action="organization.update").order_by("at")
+    changes = [event.metadata["changes"] for event in events]
+    assert changes == [{name: [default, 1]}, {name: [1, most]}]
+    with pytest.raises(Denied):
+        limit(2, acme.auditor)
+    with pytest.raises(IntegrityError), transaction.atomic():
+        Organization.objects.filter(pk=acme.org.pk).update(**{name: 0})
 
 
 def test_nothing_changed_leaves_no_event_and_no_revision(acme: World) -> None:
