@@ -50,6 +50,8 @@ GAP_SURFACE: Final = "admin_change"
 
 _RETRY_SECONDS: Final = 1.0
 _MAX_GAPS: Final = 64
+# Made once: `json.dumps` with options makes an encoder for every event.
+_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 _TOKEN = re.compile(rb"\b(ln[a-z]{1,3})_[A-Za-z0-9_-]{43}")
 _OPEN_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
 
@@ -117,8 +119,7 @@ def encode_event(event: Mapping[str, Any]) -> bytes:
 
 
 def _dump(event: Mapping[str, Any]) -> bytes:
-    text = json.dumps(event, separators=(",", ":"), allow_nan=False)
-    return _TOKEN.sub(rb"\1_[masked]", text.encode()) + b"\n"
+    return _TOKEN.sub(rb"\1_[masked]", _encode(event).encode()) + b"\n"
 
 
 class Spool:

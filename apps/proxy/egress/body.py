@@ -14,10 +14,16 @@ from apps.proxy.egress.head import CHUNKED, UNTIL_CLOSE, HeadError
 from apps.proxy.egress.wire import EndedError
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable, Iterator
+    from typing import Protocol
 
     from apps.proxy.egress.wire import Wire
+
+    class Sink(Protocol):
+        """Where bytes go: a wire, or a socket that blocks."""
+
+        def sendall(self, data: bytes | memoryview, /) -> None: ...
+
 
 _MOST = 1 << 20
 _SIZE = re.compile(rb"[0-9A-Fa-f]{1,8}")
@@ -92,21 +98,21 @@ def _trailers(wire: Wire) -> None:
 class Writer:
     """Sends a body as it is: its length was announced, or its end is the end of the connection."""
 
-    __slots__ = ("_sock", "count")
+    __slots__ = ("_sink", "count")
 
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
         self.count = 0
 
     def start(self, head: bytes, first: bytes | memoryview) -> None:
         """Send the head and the first bytes of the body in one piece."""
         self.count += len(first)
-        self._sock.sendall(b"".join((head, first)) if first else head)
+        self._sink.sendall(b"".join((head, first)) if first else head)
 
     def write(self, data: bytes | memoryview) -> None:
         """Send more of the body."""
         self.count += len(data)
-        self._sock.sendall(data)
+        self._sink.sendall(data)
 
     def finish(self) -> None:
         """The body is complete."""
@@ -119,21 +125,21 @@ class ChunkedWriter(Writer):
 
     def start(self, head: bytes, first: bytes | memoryview) -> None:
         self.count += len(first)
-        self._sock.sendall(b"".join((head, *_framed(first))) if first else head)
+        self._sink.sendall(b"".join((head, *_framed(first))) if first else head)
 
     def write(self, data: bytes | memoryview) -> None:
         if data:
             self.count += len(data)
-            self._sock.sendall(b"".join(_framed(data)))
+            self._sink.sendall(b"".join(_framed(data)))
 
     def finish(self) -> None:
-        self._sock.sendall(b"0\r\n\r\n")
+        self._sink.sendall(b"0\r\n\r\n")
 
 
 def _framed(data: bytes | memoryview) -> tuple[bytes, bytes | memoryview, bytes]:
     return b"%x\r\n" % len(data), data, b"\r\n"
 
 
-def writer(sock: socket.socket, framing: int) -> Writer:
+def writer(sink: Sink, framing: int) -> Writer:
     """The writer that frames a body as `framing` says."""
-    return ChunkedWriter(sock) if framing == CHUNKED else Writer(sock)
+    return ChunkedWriter(sink) if framing == CHUNKED else Writer(sink)

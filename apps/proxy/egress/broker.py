@@ -15,6 +15,8 @@ from apps.common import frames
 from apps.proxy.egress.inject import render
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from apps.policies.types import Binding
     from apps.proxy.egress.config import EgressConfig
     from apps.proxy.egress.inject import Injected
@@ -43,10 +45,13 @@ class Broker:
         self._config = config
         self._ready: dict[tuple[str, str], tuple[Injected, float]] = {}
 
-    def credential(self, binding: Binding, host: str) -> Injected:
+    def credential(
+        self, binding: Binding, host: str, before_waiting: Callable[[], object] = bool
+    ) -> Injected:
         """What to add to a request to `host` under a binding.
 
-        Raises BrokerAwayError, BrokerRefusedError, or InjectionError when the value cannot be sent.
+        `before_waiting` is called when the broker has to be asked. Raises BrokerAwayError,
+        BrokerRefusedError, or InjectionError when the value cannot be sent.
         """
         key = (binding.id, host)
         ready = self._ready
@@ -54,6 +59,7 @@ class Broker:
         if known and known[1] > time.monotonic():
             return known[0]
         ready.pop(key, None)
+        before_waiting()
         value, seconds = self._ask(binding.credential_id, host)
         injected = render(binding, value)
         # Into the memory we looked into: an answer to a question from before `forget` is not kept.

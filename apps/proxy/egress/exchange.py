@@ -137,7 +137,9 @@ class Exchange:
         if binding is None or asked.scheme != "https":
             return None
         try:
-            injected = self._plane.broker.credential(binding, asked.authority.host)
+            injected = self._plane.broker.credential(
+                binding, asked.authority.host, self._wire.turn.leave
+            )
         except BrokerAwayError:
             raise RefusedError(
                 Answer(502, "credential_unavailable", "the credential could not be fetched")
@@ -182,7 +184,6 @@ class Exchange:
 
     def _forward(self, head: bytes, injected: Injected | None) -> bool:
         needles = injected.needles if injected else ()
-        self._wire.sock.settimeout(self._limits.stall)
         upstream, answer = self._round_trip(head, needles)
         if answer.status == 101:
             return self._switch(upstream, answer, needles)
@@ -191,7 +192,7 @@ class Exchange:
             response.relay(
                 upstream,
                 answer,
-                self._wire.sock,
+                self._wire,
                 method=self._asked.head.method,
                 keep_alive=keep_alive,
                 needles=needles,
@@ -211,7 +212,8 @@ class Exchange:
         try:
             websocket.check_answer(answer, self._key, extensions=not needles)
             record.status, record.detail["websocket"] = 101, True
-            self._wire.sock.sendall(websocket.answer_bytes(answer))
+            self._wire.sendall(websocket.answer_bytes(answer))
+            self._wire.turn.leave()
             websocket.splice(self._wire, upstream.wire, needles, self._limits.stall, record)
         except OSError:
             raise ClientGoneError("the WebSocket broke off") from None
@@ -235,6 +237,7 @@ class Exchange:
             except SilentError:
                 if not repeatable:
                     raise RefusedError(_SILENT) from None
+        self._wire.turn.leave()
         upstream = self._plane.dialer.open(self._line, asked.scheme, asked.authority, self._judge)
         try:
             return upstream, self._ask(upstream, head, first, views, needles)
@@ -254,13 +257,12 @@ class Exchange:
             self._send(upstream, head, first, views)
             answer = response.receive(
                 upstream,
-                self._wire.sock,
+                self._wire,
                 self._asked.head.method,
                 self._limits,
                 needles,
                 switching=bool(self._key),
             )
-            upstream.sock.settimeout(self._limits.stall)
         except BaseException:
             self._line.close(upstream.sock)
             raise
@@ -269,10 +271,11 @@ class Exchange:
     def _send(
         self, upstream: Upstream, head: bytes, first: bytes, views: Iterator[memoryview]
     ) -> None:
-        upstream.sock.settimeout(self._limits.stall)
-        writer = body.writer(upstream.sock, self._asked.head.body)
+        writer = body.writer(upstream.wire, self._asked.head.body)
         try:
             writer.start(head, first)
+            if self._asked.head.body not in (0, len(first)):
+                self._wire.turn.leave()
             for view in views:
                 writer.write(view)
             writer.finish()
@@ -293,7 +296,7 @@ class Exchange:
             return
         try:
             if head.expects_continue and not self._wire.pending:
-                self._wire.sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+                self._wire.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
             yield from body.read(self._wire, head.body)
         except (EndedError, OSError):
             raise ClientGoneError(
@@ -302,7 +305,7 @@ class Exchange:
 
     def _put_back(self, upstream: Upstream, answer: ResponseHead) -> None:
         reusable = answer.keep_alive and answer.body != UNTIL_CLOSE and not self._body_left
-        if reusable and not upstream.wire.pending:
+        if reusable and upstream.wire.drained:
             self._plane.dialer.give(self._line, upstream)
         else:
             self._line.close(upstream.sock)
@@ -343,8 +346,7 @@ def reply(plane: Plane, wire: Wire, answer: Answer, record: Record, *, keep_aliv
         close=not keep_alive,
     )
     try:
-        wire.sock.settimeout(plane.config.limits.stall)
-        wire.sock.sendall(rendered)
+        wire.sendall(rendered)
     except OSError:
         return False
     return keep_alive

@@ -10,6 +10,7 @@ from apps.proxy.egress.broker import Broker
 from apps.proxy.egress.gate import Gate
 from apps.proxy.egress.lines import Lines
 from apps.proxy.egress.tls.ca import Authority as CertificateAuthority
+from apps.proxy.egress.turn import Turn
 from apps.proxy.egress.upstream import Dialer, system_resolve
 
 if TYPE_CHECKING:
@@ -30,18 +31,21 @@ class Plane:
     dialer: Dialer
     auditor: Auditor
     lines: Lines
+    turn: Turn
 
     @classmethod
     def of(cls, config: EgressConfig, sink: Sink, resolve: Resolve = system_resolve) -> Plane:
         """All parts for one sandbox; makes its certificate authority."""
+        turn = Turn()
         return cls(
             config=config,
             gate=Gate(),
             authority=CertificateAuthority(leaves=config.limits.leaves),
             broker=Broker(config),
-            dialer=Dialer(config, resolve),
+            dialer=Dialer(config, resolve, turn),
             auditor=Auditor(sink, config.sandbox_id, config.identity),
             lines=Lines(config.limits.connections),
+            turn=turn,
         )
 
     def load(self, bundle: object) -> int:

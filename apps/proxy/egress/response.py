@@ -15,13 +15,13 @@ from apps.proxy.egress.inject import response_fields
 from apps.proxy.egress.wire import EndedError
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable, Iterable, Iterator
 
     from apps.proxy.egress.audit import Record
     from apps.proxy.egress.config import Limits
     from apps.proxy.egress.head import ResponseHead
     from apps.proxy.egress.upstream import Upstream
+    from apps.proxy.egress.wire import Wire
 
 _MOST_INTERIM = 8
 _PARTIAL = 206
@@ -44,7 +44,7 @@ class ClientGoneError(Exception):
 
 def receive(
     upstream: Upstream,
-    client: socket.socket,
+    client: Wire,
     method: str,
     limits: Limits,
     needles: tuple[bytes, ...],
@@ -70,7 +70,7 @@ def receive(
 
 def _one_head(
     upstream: Upstream,
-    client: socket.socket,
+    client: Wire,
     method: str,
     limits: Limits,
     needles: tuple[bytes, ...],
@@ -90,7 +90,7 @@ def _one_head(
         raise SilentError from None
 
 
-def _await(upstream: Upstream, client: socket.socket, seconds: float) -> None:
+def _await(upstream: Upstream, client: Wire, seconds: float) -> None:
     """Wait for the first bytes of an answer, but not for an agent that has left.
 
     A readable TLS connection may hold no more than session tickets, so it is read to find out.
@@ -98,9 +98,12 @@ def _await(upstream: Upstream, client: socket.socket, seconds: float) -> None:
     until = time.monotonic() + seconds
     poller = select.poll()
     poller.register(upstream.sock, select.POLLIN)
-    poller.register(client, select.POLLRDHUP)
+    poller.register(client.sock, select.POLLRDHUP)
     while not upstream.wire.pending:
+        had = client.turn.leave()
         ready = poller.poll(max(0, until - time.monotonic()) * 1000)
+        if had:
+            client.turn.take()
         if not ready:
             raise TimeoutError
         if all(descriptor != upstream.sock.fileno() for descriptor, _ in ready):
@@ -132,7 +135,7 @@ def _check_coding(response: ResponseHead, needles: tuple[bytes, ...]) -> None:
 def relay(
     upstream: Upstream,
     response: ResponseHead,
-    client: socket.socket,
+    client: Wire,
     *,
     method: str,
     keep_alive: bool,
@@ -164,6 +167,8 @@ def relay(
         if len(first) == response.body:
             settled()
         writer.start(head, first)
+        if writer.count != response.body:
+            client.turn.leave()
         for view in views:
             if writer.count + len(view) == response.body:
                 settled()

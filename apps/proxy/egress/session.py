@@ -48,7 +48,8 @@ class Session(HttpProtocolHandler):
         self._plane = plane
         self._limits = plane.config.limits
         self._line = line
-        self._wire = Wire(self.work.connection)
+        self._turn = plane.turn
+        self._wire = Wire(self.work.connection, turn=self._turn, patience=self._limits.stall)
         self._ours_to_close = False
 
     def run(self) -> None:
@@ -56,11 +57,13 @@ class Session(HttpProtocolHandler):
         try:
             with contextlib.suppress(EndedError, OSError, LineCutError):
                 self._requests(None)
+            self._turn.leave()
             if self._ours_to_close and not self._line.dead:
                 linger(self._wire.sock)
         except Exception as error:  # noqa: BLE001  a mistake of ours ends one connection, recorded
             self._plane.auditor.emit(Record("", "", 0, "", reason=internal(error)))
         finally:
+            self._turn.leave()
             self._line.close(self._wire.sock)
             self._plane.lines.gone(self._line)
             self.shutdown()
@@ -87,8 +90,10 @@ class Session(HttpProtocolHandler):
 
     def _next(self, inside: Authority | None) -> RequestHead | None:
         """The next request head, or None after answering what is none."""
+        self._turn.leave()  # also when the next request is there already: others come first
         try:
             raw = self._wire.head(self._limits.idle, self._limits.head, check_first_bytes)
+            self._turn.take()
             return parse_request(raw)
         except TimeoutError:
             if self._wire.pending:
@@ -122,6 +127,7 @@ class Session(HttpProtocolHandler):
         self._ours_to_close = True
 
     def _connect(self, head: RequestHead) -> None:
+        self._turn.leave()
         try:
             authority = connect_authority(head)
         except HeadError as error:
@@ -152,7 +158,9 @@ class Session(HttpProtocolHandler):
         )
         self._wire.secure(secured)
         try:
+            secured.settimeout(self._limits.handshake)
             secured.do_handshake()
+            secured.settimeout(0)
         except OSError as error:
             wrong_name = isinstance(error, ssl.SSLError) and error.reason == "CALLBACK_FAILED"
             record.result = "denied" if wrong_name else "failure"

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from apps.proxy.egress.config import EgressConfig
     from apps.proxy.egress.head import Authority
     from apps.proxy.egress.lines import Line
+    from apps.proxy.egress.turn import Turn
 
     Key = tuple[str, Authority]
     Resolve = Callable[[str, int], tuple[str, ...]]
@@ -66,8 +67,9 @@ class Upstream:
 class Dialer:
     """Connects to upstreams and keeps idle connections for the next request. Thread-safe."""
 
-    def __init__(self, config: EgressConfig, resolve: Resolve) -> None:
+    def __init__(self, config: EgressConfig, resolve: Resolve, turn: Turn) -> None:
         self._config = config
+        self._turn = turn
         self._resolve = resolve
         self._limits = config.limits
         self._idle: list[Upstream] = []
@@ -120,7 +122,8 @@ class Dialer:
         sock, addresses = self.connect(line, authority, judge)
         if scheme == "https":
             sock = self._secure(line, sock, authority.host)
-        return Upstream((scheme, authority), sock, Wire(sock), addresses, era)
+        wire = Wire(sock, turn=self._turn, patience=self._limits.stall)
+        return Upstream((scheme, authority), sock, wire, addresses, era)
 
     def connect(
         self, line: Line, authority: Authority, judge: Judge
