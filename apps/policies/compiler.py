@@ -161,4 +161,5 @@ def _binding(row: models.CredentialBinding) -> Binding:
         parameter=row.parameter,
         env_name=row.env_name,
         sentinel=sentinel(credential.slug) if row.env_name else "",
+        credential_version=credential.value_set_at.isoformat(),
     )

@@ -123,7 +123,8 @@ class Binding:
     `allowed_hosts` is copied from the credential: checked at save and again at injection.
     `header` and `template` (with `{value}`) are for `HEADER`, `username` for `BASIC`. `parameter`
     is the query parameter's name, or the word in the path that the value replaces. Commands find
-    `sentinel` in the environment variable `env_name`, where there is one.
+    `sentinel` in the environment variable `env_name`, where there is one. `credential_version`
+    changes with the value, so that a proxy with a copy of the old one gets a new bundle.
     """
 
     id: str
@@ -140,6 +141,7 @@ class Binding:
     parameter: str = ""
     env_name: str = ""
     sentinel: str = ""
+    credential_version: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ import pytest
 from apps.agents import services as agents
 from apps.audit.models import AuditEvent
 from apps.common import clock, ids
+from apps.connections import services as connections
 from apps.orgs import services as orgs
 from apps.orgs.types import SYSTEM
 from apps.policies import services as policies
@@ -225,6 +226,18 @@ def test_what_changes_nothing_for_a_sandbox_is_not_pushed(
     orgs.project_create(world.org, slug="more", name="More", actor=world.admin)
     agents.token_create(world.agent, name="2", actor=world.admin)
     assert provisioning.push_bundles(known) == 0
+
+
+def test_a_rotated_credential_is_pushed_so_that_the_old_one_is_forgotten(
+    world: World, ready: Sandbox, sandboxd: SandboxdTwin
+) -> None:
+    """Its proxy drops what it remembers with each policy; the value itself is never pushed."""
+    known: dict[uuid.UUID, str] = {}
+    provisioning.push_bundles(known)
+    connections.credential_update(world.credential, value="rotated-secret", actor=world.admin)
+    assert provisioning.push_bundles(known) == 1
+    assert provisioning.push_bundles(known) == 0
+    assert "rotated-secret" not in str(sandboxd.boxes[str(ready.pk)].bundles)
 
 
 def test_a_sandbox_that_does_not_take_its_policy_is_ended(
