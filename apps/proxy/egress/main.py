@@ -20,6 +20,7 @@ from apps.proxy.egress.upstream import client_context
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Iterable
     from pathlib import Path
 
     from apps.proxy.egress.config import EgressConfig
@@ -38,8 +39,13 @@ def preload(upstream_ca_file: Path | None = None) -> None:
     "lens".encode("idna")
 
 
-def run_proxy(listeners: list[socket.socket], control: socket.socket, config: EgressConfig) -> None:
-    """Serve until the control channel ends, then end the process. Does not return."""
+def run_proxy(
+    listeners: Iterable[socket.socket], control: socket.socket, config: EgressConfig
+) -> None:
+    """Serve until the control channel ends, then end the process. Does not return.
+
+    The authority is told before the first of `listeners` is asked for.
+    """
     preload(config.upstream_ca_file)
     plane = Plane.of(config, Spool(config.spool_dir))
     frames.send_frame(control, {"op": "ready", "ca_pem": plane.authority.pem})

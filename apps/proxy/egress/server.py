@@ -16,7 +16,7 @@ from apps.proxy.egress.audit import Record
 from apps.proxy.egress.session import Session
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable
 
     from apps.proxy.egress.plane import Plane
 
@@ -41,7 +41,7 @@ _FLAGS = argparse.Namespace(
 class Server:
     """One accepting thread for each listener, one thread for each connection."""
 
-    def __init__(self, plane: Plane, listeners: Sequence[socket.socket]) -> None:
+    def __init__(self, plane: Plane, listeners: Iterable[socket.socket]) -> None:
         self._plane = plane
         self._listeners = tuple(listeners)
         self._turned_away = _TurnedAway(plane)

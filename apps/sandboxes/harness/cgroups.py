@@ -45,6 +45,14 @@ class Hierarchy:
         """Whether a group here can be ended as a whole."""
         return self.version == 2 or "pids" in self.controllers
 
+    @property
+    def entrance(self) -> str:
+        """The file of a group in which a process of one thread writes 0 to join it.
+
+        In v1 that is `tasks`: a write to `cgroup.procs` waits for every processor.
+        """
+        return "cgroup.procs" if self.version == 2 else "tasks"
+
 
 def _mounts() -> Iterator[tuple[Path, str, str, frozenset[str]]]:
     """(mount point, root within the tree, type, super options) of each control group mount."""
@@ -272,12 +280,16 @@ class SandboxGroup:
     _next: int = 0
     _lingering: list[JobGroup] = field(default_factory=list)
 
-    def open(self) -> list[int]:
-        """`cgroup.procs` of each, for a child to write itself into; the caller closes them."""
-        return [
-            os.open(h.base / self.name / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
-            for h in self.groups.hierarchies
-        ]
+    def open(self) -> tuple[list[int], bool]:
+        """For the first process to join by: the entrance of each, v2's last; and behind them, if
+        the second value is true, v2's directory. The caller closes them.
+        """
+        ordered = sorted(self.groups.hierarchies, key=lambda h: h.version)
+        found = [_open_entrance(h, h.base / self.name) for h in ordered]
+        born = bool(ordered) and ordered[-1].version == 2
+        if born:
+            found.append(_open_directory(ordered[-1].base / self.name))
+        return found, born
 
     def job(self) -> JobGroup | None:
         """A new group for one command; None where groups cannot be had."""
@@ -310,10 +322,10 @@ class JobGroup:
     path: Path
 
     def open(self) -> list[int]:
-        """Its `cgroup.procs`, and in v2 its directory, for pid 1; the caller closes them."""
-        found = [os.open(self.path / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)]
+        """Its entrance, and in v2 its directory, for pid 1; the caller closes them."""
+        found = [_open_entrance(self.hierarchy, self.path)]
         if self.hierarchy.version == 2:
-            found.append(os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+            found.append(_open_directory(self.path))
         return found
 
     def kill(self) -> None:
@@ -329,3 +341,11 @@ class JobGroup:
         except OSError:
             return False
         return True
+
+
+def _open_entrance(hierarchy: Hierarchy, path: Path) -> int:
+    return os.open(path / hierarchy.entrance, os.O_WRONLY | os.O_CLOEXEC)
+
+
+def _open_directory(path: Path) -> int:
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -1,9 +1,14 @@
 """A single-threaded process that forks on request: once for sandboxes, once for proxies.
 
 sandboxd serves its API from threads, and neither `unshare` nor a fork of a threaded process is
-sound. So two small processes are forked before its first thread: the *forker*, whose children leave
-for their own namespaces, and the *zygote*, whose children become egress proxies. Both inherit what
-they loaded and nothing of the API: no request, token or certificate is ever in their memory.
+sound. So two small processes are forked before its first thread: the *forker*, whose children begin
+in namespaces of their own, and the *zygote*, whose children become egress proxies. Both inherit
+what they loaded and nothing of the API: no request, token or certificate is ever in their memory.
+
+Nothing is answered on the socket of the requests, which sandboxd's threads share: the first
+descriptor of a request is a socket of the caller's own, on which the server tells whom it forked
+and the child speaks from then on. So no two requests can get each other's answer, and a caller may
+do something else meanwhile.
 
 They end with sandboxd: its end of the socket closes, they exit.
 """
@@ -15,19 +20,31 @@ import gc
 import os
 import select
 import signal
-from collections.abc import Callable
+import socket
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from apps.sandboxes.harness import confine, ipc, syscalls
 
 if TYPE_CHECKING:
-    import socket
+    from collections.abc import Callable
 
-Child = Callable[[dict[str, Any], list[int]], None]
+
+def _fork(_: dict[str, Any], __: list[int]) -> int:
+    return os.fork()
+
+
+@dataclass(frozen=True, slots=True)
+class Children:
+    """How a server's children come about and what they do; both get the request and its
+    descriptors, of which `fork` may take away (and close) those that only it uses."""
+
+    run: Callable[[dict[str, Any], list[int]], None]
+    fork: Callable[[dict[str, Any], list[int]], int] = _fork
 
 
 def fork(
-    name: str, prepare: Callable[[], Child], inherited: tuple[socket.socket, ...]
+    name: str, prepare: Callable[[], Children], inherited: tuple[socket.socket, ...]
 ) -> tuple[int, socket.socket]:
     """Fork a server whose children run what `prepare` returns; (its pid, our socket to it).
 
@@ -43,19 +60,17 @@ def fork(
     return pid, ours
 
 
-def _serve(name: str, requests: socket.socket, prepare: Callable[[], Child]) -> NoReturn:
+def _serve(name: str, requests: socket.socket, prepare: Callable[[], Children]) -> NoReturn:
     """First message out: `ready`, or `failed` with a reason. Then one fork per message in."""
     try:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)  # ends with sandboxd, not before it
         confine.name_process(name)
-        # A sandbox's first process is forked twice; it is collected here all the same.
-        syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
-        child = prepare()
+        children = prepare()
         gc.collect()
         gc.freeze()
         ipc.send(requests, {"event": "ready"})
-        _loop(requests, child)
+        _loop(requests, children)
     except ipc.IpcError:
         os._exit(0)
     except Exception as error:  # noqa: BLE001 whatever it is, sandboxd must hear and refuse
@@ -64,7 +79,7 @@ def _serve(name: str, requests: socket.socket, prepare: Callable[[], Child]) -> 
         os._exit(1)
 
 
-def _loop(requests: socket.socket, child: Child) -> NoReturn:
+def _loop(requests: socket.socket, children: Children) -> NoReturn:
     wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
@@ -78,7 +93,7 @@ def _loop(requests: socket.socket, child: Child) -> NoReturn:
             _reap()
         if requests.fileno() in ready:
             message, fds = ipc.receive(requests, None)
-            _fork_one(requests, child, message, fds)
+            _fork_one(children, message, fds)
 
 
 def _reap() -> None:
@@ -87,32 +102,36 @@ def _reap() -> None:
             pass
 
 
-def _fork_one(
-    requests: socket.socket, child: Child, message: dict[str, Any], fds: list[int]
-) -> None:
+def _fork_one(children: Children, message: dict[str, Any], fds: list[int]) -> None:
+    """Fork, and tell the caller; one that has given up meanwhile costs nothing but the child."""
+    answers = socket.socket(fileno=os.dup(fds[0]))
     try:
-        pid = os.fork()
+        pid = children.fork(message, fds)
     except OSError as error:
-        ipc.send(requests, {"event": "failed", "message": f"fork: {error.strerror}"})
+        _tell(answers, ipc.failure("fork", error))
         ipc.close_all(fds)
         return
     if pid == 0:
         try:
             confine.reset_signals()
             syscalls.close_all_but({0, 1, 2, *fds})
-            child(message, fds)
+            children.run(message, fds)
         finally:
             os._exit(1)
     handle = os.pidfd_open(pid)
     ipc.close_all(fds)
-    try:
-        ipc.send(requests, {"event": "forked", "pid": pid}, [handle])
-    finally:
-        os.close(handle)
+    _tell(answers, {"event": "forked", "pid": pid}, handle)
+    os.close(handle)
+
+
+def _tell(answers: socket.socket, message: dict[str, Any], *handles: int) -> None:
+    with contextlib.suppress(ipc.IpcError):
+        ipc.send(answers, message, handles)
+    answers.close()
 
 
 class Client:
-    """sandboxd's side of one server: requests go one at a time."""
+    """sandboxd's side of one server. Requests may come from any thread."""
 
     def __init__(self, pid: int, sock: socket.socket) -> None:
         self.pid = pid
@@ -126,11 +145,6 @@ class Client:
             return str(error)
         return "" if message.get("event") == "ready" else str(message.get("message", "failed"))
 
-    def request(self, message: dict[str, Any], fds: list[int], timeout: float) -> tuple[int, int]:
-        """Have one child forked; (its pid, a pidfd that the caller owns). Raises IpcError."""
+    def request(self, message: dict[str, Any], fds: list[int]) -> None:
+        """Have one child forked; what becomes of it is told on `fds[0]`. Raises IpcError."""
         ipc.send(self.sock, message, fds)
-        answer, handles = ipc.receive(self.sock, timeout)
-        if answer.get("event") != "forked" or len(handles) != 1:
-            ipc.close_all(handles)
-            raise ipc.IpcError(str(answer.get("message", "no child was forked")))
-        return answer["pid"], handles[0]

@@ -45,6 +45,14 @@ _BUILD_TIMEOUT = 20.0
 _FILTER = seccomp.build() if syscalls.supported_machine() else b""
 _OOM_SCORE = b"300"  # after the agent's processes, before anything of the host's
 _OOM_SCORE_OF_JOBS = b"900"
+# The control groups' namespace is made later, when the groups are joined.
+_NAMESPACES = (
+    syscalls.CLONE_NEWNET
+    | syscalls.CLONE_NEWNS
+    | syscalls.CLONE_NEWPID
+    | syscalls.CLONE_NEWIPC
+    | syscalls.CLONE_NEWUTS
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +89,7 @@ class FailedError(Exception):
 
     def __init__(self, step: str, error: BaseException) -> None:
         super().__init__(step)
-        self.message = {
-            "event": "failed",
-            "step": step,
-            "errno": getattr(error, "errno", None) or 0,
-            "message": str(error),
-        }
+        self.message = ipc.failure(step, error)
 
 
 @contextlib.contextmanager
@@ -97,35 +100,55 @@ def _step(name: str) -> Iterator[None]:
         raise FailedError(name, error) from error
 
 
-def prepare() -> forker.Child:
+def prepare() -> forker.Children:
     """What the forker does first: load and initialise all that a sandbox's children use."""
     fetch.preload()
-    return start
+    return forker.Children(start, fork)
+
+
+def fork(message: dict[str, Any], fds: list[int]) -> int:
+    """Fork pid 1 into its namespaces and, if `born` says that the last of `fds` is the directory
+    of a control group, into that group, which then needs no joining."""
+    flags = _NAMESPACES | (syscalls.CLONE_NEWUSER if message["spec"]["rootless"] else 0)
+    if not message["born"]:
+        return syscalls.fork_into(None, flags)
+    group = fds.pop()
+    try:
+        with contextlib.suppress(OSError):  # an old kernel; a limit is told by the other way too
+            pid = syscalls.fork_into(group, flags)
+            os.close(fds.pop())
+            return pid
+        return syscalls.fork_into(None, flags)
+    finally:
+        os.close(group)
 
 
 def start(message: dict[str, Any], fds: list[int]) -> None:
-    """In a fresh child of the forker: leave the host's namespaces and fork pid 1. Never returns.
+    """Pid 1: join the groups, build, then serve. Leaves by _exit only, which ends the namespace.
 
-    `fds`: the control socket, then `cgroup.procs` of each group to join.
+    `fds`: the control socket, then the entrance of each group to join.
     """
-    control, spec, groups = socket.socket(fileno=fds[0]), from_message(message), fds[1:]
+    code = 1
+    control = socket.socket(fileno=fds[0])
     try:
-        _leave(spec, groups)
-        pid = os.fork()
-        if pid == 0:
-            _pid_1(control, spec)
-        handle = os.pidfd_open(pid)
-        ipc.send(control, {"event": "pid", "pid": pid}, [handle])
+        os.setsid()
+        confine.name_process("lens-init")
+        spec = from_message(message["spec"])
+        _arrive(spec, fds[1:])
+        score = _build(control, spec)
+        ipc.send(control, {"event": "ready", "landlock": landlock.abi()})
+        Init(control, spec, score).serve()
     except FailedError as error:
         with contextlib.suppress(ipc.IpcError):
             ipc.send(control, error.message)
-    except (OSError, ipc.IpcError):
-        os._exit(1)
-    os._exit(0)
+    except ipc.IpcError:
+        code = 0
+    finally:
+        os._exit(code)
 
 
-def _leave(spec: Spec, groups: list[int]) -> None:
-    """Join the control groups, then unshare everything (users first, where we are not root)."""
+def _arrive(spec: Spec, groups: list[int]) -> None:
+    """Join the control groups, whose namespace begins where we are; then be somebody."""
     with _step("cgroup"):
         for descriptor in groups:
             os.write(descriptor, b"0")
@@ -134,46 +157,19 @@ def _leave(spec: Spec, groups: list[int]) -> None:
         with _step("user namespace"):
             _own_users(spec)
     with _step("namespaces"):
-        syscalls.unshare(
-            syscalls.CLONE_NEWNET
-            | syscalls.CLONE_NEWNS
-            | syscalls.CLONE_NEWPID
-            | syscalls.CLONE_NEWIPC
-            | syscalls.CLONE_NEWUTS
-            | syscalls.CLONE_NEWCGROUP
-        )
+        syscalls.unshare(syscalls.CLONE_NEWCGROUP)
 
 
 def _own_users(spec: Spec) -> None:
-    """A user namespace with the one user we have, under the number it has inside."""
+    """In our user namespace there is the one user we have, under the number it has inside."""
     # The map files belong to root while we are not dumpable.
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)
-    syscalls.unshare(syscalls.CLONE_NEWUSER)
     for name, line in (
         ("setgroups", "deny"),
         ("uid_map", f"{spec.layout.uid} {spec.outer_uid} 1"),
         ("gid_map", f"{spec.layout.gid} {spec.outer_gid} 1"),
     ):
         Path(f"/proc/self/{name}").write_text(line)
-
-
-def _pid_1(control: socket.socket, spec: Spec) -> None:
-    """Build, then serve; leaves by _exit only, which ends the pid namespace."""
-    code = 1
-    try:
-        os.setsid()
-        confine.name_process("lens-init")
-        score = _build(control, spec)
-        ipc.send(control, {"event": "ready", "landlock": landlock.abi()})
-        Init(control, spec, score).serve()
-        code = 0
-    except FailedError as error:
-        with contextlib.suppress(ipc.IpcError):
-            ipc.send(control, error.message)
-    except ipc.IpcError:
-        code = 0
-    finally:
-        os._exit(code)
 
 
 def _build(control: socket.socket, spec: Spec) -> int:

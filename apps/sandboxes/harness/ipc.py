@@ -80,6 +80,12 @@ def _decoded(body: bytes, flags: int) -> dict[str, Any]:
     return message
 
 
+def failure(step: str, error: BaseException) -> dict[str, Any]:
+    """The message of a process of ours that cannot do a step of building a sandbox."""
+    number = getattr(error, "errno", None) or 0
+    return {"event": "failed", "step": step, "errno": number, "message": str(error)}
+
+
 def close_all(fds: Sequence[int]) -> None:
     """Close descriptors, whatever state they are in."""
     for descriptor in fds:

@@ -1,7 +1,10 @@
 """Make a sandbox, seen from sandboxd: group, namespaces, listeners, proxy, trust, self-test.
 
-Steps follow each other over sockets that each have a timeout. Whatever fails, everything made so
-far is ended and removed, and the caller gets an error: there is no sandbox with a step missing.
+The proxy and the inside are made at the same time, by two processes. What one needs of the other
+goes through here: the listeners that pid 1 opened in its network namespace, and the certificate
+authority that the proxy made. Everything waits on sockets that each have a timeout. Whatever fails,
+all that was made so far is ended and removed, and the caller gets an error: there is no sandbox
+with a step missing.
 """
 
 from __future__ import annotations
@@ -134,11 +137,13 @@ class Spawner:
         hand_over_spool(sandbox.spool, self.config.control_uid, self.config.control_gid)
 
     def _build(self, sandbox: Sandbox, wanted: Wanted) -> None:
-        listeners = self.unshare(sandbox)
-        try:
-            authority = self._start_proxy(sandbox, wanted, listeners)
-        finally:
-            ipc.close_all(listeners)
+        with self._begin_proxy(sandbox, wanted) as proxy:
+            listeners = self.unshare(sandbox)
+            try:
+                ipc.send(proxy, {"op": "listen"}, listeners)
+            finally:
+                ipc.close_all(listeners)
+            authority = _proxy_ready(sandbox, proxy)
         finish(sandbox, authority)
 
     def unshare(self, sandbox: Sandbox) -> list[int]:
@@ -147,38 +152,36 @@ class Spawner:
             sandbox.group = self.groups.create(sandbox.id, sandbox.limits)
         ours, theirs = ipc.pair()
         sandbox.control = ours
-        joined = sandbox.group.open() if sandbox.group else []
+        joined, born = sandbox.group.open() if sandbox.group else ([], False)
+        spec = init.to_message(self.spec(sandbox.slot, sandbox.limits))
         try:
-            spec = init.to_message(self.spec(sandbox.slot, sandbox.limits))
-            fds = [theirs.fileno(), *joined]
-            _, handle = self.forker.request(spec, fds, _STEP_TIMEOUT)
-            ipc.close_all([handle])
+            self.forker.request({"spec": spec, "born": born}, [theirs.fileno(), *joined])
         finally:
             theirs.close()
             ipc.close_all(joined)
         return opened(sandbox, ours)
 
-    def _start_proxy(self, sandbox: Sandbox, wanted: Wanted, listeners: list[int]) -> str:
-        """Fork the proxy and configure it; its certificate authority, PEM."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        sandbox.proxy_control = ours
+    def _begin_proxy(self, sandbox: Sandbox, wanted: Wanted) -> socket.socket:
+        """Have the proxy forked and send its configuration; the socket on which its process is
+        told and its listeners are awaited."""
+        ours, theirs = ipc.pair()
+        sandbox.proxy_control, control = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         uid, gid = self.proxy_ids(sandbox.slot)
         message = {"uid": uid, "gid": gid, "drop_user": not self.rootless}
         try:
-            fds = [theirs.fileno(), *listeners]
-            pid, handle = self.zygote.request(message, fds, _STEP_TIMEOUT)
+            self.zygote.request(message, [theirs.fileno(), control.fileno()])
+            sandbox.proxy_control.settimeout(_STEP_TIMEOUT)
+            send_frame(sandbox.proxy_control, self._proxy_config(sandbox, wanted))
+        except OSError as error:
+            ours.close()
+            raise SpawnError("proxy", 0, str(error)) from error
+        except BaseException:
+            ours.close()
+            raise
         finally:
             theirs.close()
-        sandbox.proxy = Process(pid, handle)
-        ours.settimeout(_STEP_TIMEOUT)
-        try:
-            send_frame(ours, self._proxy_config(sandbox, wanted))
-            ready = recv_frame(ours)
-        except (OSError, FrameError) as error:
-            raise SpawnError("proxy", 0, str(error)) from error
-        if ready is None or ready.get("op") != "ready":
-            raise SpawnError("proxy", 0, "it ended before it was ready")
-        return str(ready["ca_pem"])
+            control.close()
+        return ours
 
     def _proxy_config(self, sandbox: Sandbox, wanted: Wanted) -> dict[str, Any]:
         config = self.config
@@ -212,7 +215,7 @@ def opened(sandbox: Sandbox, control: socket.socket) -> list[int]:
     listeners: list[int] | None = None
     while sandbox.init is None or listeners is None:
         message, fds = ipc.receive(control, _STEP_TIMEOUT)
-        if message.get("event") == "pid" and len(fds) == 1:
+        if message.get("event") == "forked" and len(fds) == 1:
             sandbox.init = Process(message["pid"], fds[0])
         elif message.get("event") == "listeners" and listeners is None:
             listeners = fds
@@ -220,6 +223,24 @@ def opened(sandbox: Sandbox, control: socket.socket) -> list[int]:
             ipc.close_all([*fds, *(listeners or ())])
             raise failure(message, "start")
     return listeners
+
+
+def _proxy_ready(sandbox: Sandbox, proxy: socket.socket) -> str:
+    """Who the proxy is, and its certificate authority, PEM."""
+    message, fds = ipc.receive(proxy, _STEP_TIMEOUT)
+    if message.get("event") != "forked" or len(fds) != 1:
+        ipc.close_all(fds)
+        raise failure(message, "proxy")
+    sandbox.proxy = Process(message["pid"], fds[0])
+    if sandbox.proxy_control is None:
+        raise sandbox.gone()
+    try:
+        ready = recv_frame(sandbox.proxy_control)
+    except (OSError, FrameError) as error:
+        raise SpawnError("proxy", 0, str(error)) from error
+    if ready is None or ready.get("op") != "ready":
+        raise SpawnError("proxy", 0, "it ended before it was ready")
+    return str(ready["ca_pem"])
 
 
 def failure(message: dict[str, Any], expected: str) -> SpawnError:

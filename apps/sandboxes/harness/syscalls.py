@@ -43,7 +43,6 @@ PR_SET_NAME = 15
 PR_CAPBSET_DROP = 24
 PR_SET_SECCOMP = 22
 PR_SET_SECUREBITS = 28
-PR_SET_CHILD_SUBREAPER = 36
 PR_SET_NO_NEW_PRIVS = 38
 PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_CLEAR_ALL = 4
@@ -67,6 +66,7 @@ _IFF_UP = 0x1
 
 # The number on x86_64, then on aarch64.
 _NUMBERS = {
+    "clone": (56, 220),
     "ptrace": (101, 117),
     "pivot_root": (155, 41),
     "seccomp": (317, 277),
@@ -112,28 +112,36 @@ def unshare(flags: int) -> None:
     _checked(_libc.unshare(ctypes.c_int(flags)), "unshare")
 
 
-def fork_into(group: int) -> int:
-    """os.fork(), but the child begins in the v2 control group of the directory `group`.
+def fork_into(group: int | None, namespaces: int = 0) -> int:
+    """os.fork(), but the child begins in `namespaces` (CLONE_NEW* flags) of its own and in the v2
+    control group of the directory `group`.
 
     Moving a process into a group waits for every processor (an RCU grace period), during which no
     process of the host can fork or exit; being born there waits for nothing. Only for a process of
     one thread, since the C library's fork handlers do not run; Python's do.
 
-    Raises OSError: EAGAIN and ENOMEM as fork does, else the kernel cannot (Linux 5.7) or may not.
+    Raises OSError: EAGAIN and ENOMEM as fork does, else the kernel cannot (groups are of Linux 5.7)
+    or may not.
     """
     if _COLUMN is None:
         raise OSError(errno.ENOSYS, "clone3")
-    arguments = struct.pack(
-        "=11Q", _CLONE_INTO_CGROUP, 0, 0, 0, signal.SIGCHLD, 0, 0, 0, 0, 0, group
-    )
-    number = ctypes.c_long(_NUMBERS["clone3"][_COLUMN])
+    arguments: tuple[int | bytes, ...]
+    if group is None:
+        # The older call: every kernel has it, and it makes the same namespaces.
+        name, arguments = "clone", (namespaces | signal.SIGCHLD, 0, 0, 0, 0)
+    else:
+        name, flags = "clone3", namespaces | _CLONE_INTO_CGROUP
+        wanted = struct.pack("=11Q", flags, 0, 0, 0, signal.SIGCHLD, 0, 0, 0, 0, 0, group)
+        arguments = (wanted, len(wanted))
+    number = ctypes.c_long(_NUMBERS[name][_COLUMN])
+    passed = [ctypes.c_ulong(a) if isinstance(a, int) else a for a in arguments]
     ctypes.pythonapi.PyOS_BeforeFork()
-    pid: int = _holding_gil.syscall(number, arguments, ctypes.c_long(len(arguments)))
+    pid: int = _holding_gil.syscall(number, *passed)
     if pid == 0:
         ctypes.pythonapi.PyOS_AfterFork_Child()
     else:
         ctypes.pythonapi.PyOS_AfterFork_Parent()
-    return _checked(pid, "clone3")
+    return _checked(pid, name)
 
 
 def mount(source: str, target: str, kind: str | None, flags: int = 0, data: str = "") -> None:

@@ -2,7 +2,8 @@
 
 The child gives up everything it can (own user, no group, no capability, not dumpable, bounded
 descriptors and memory) *before* it reads its configuration, which holds the sandbox's token and
-comes over the control socket straight from sandboxd: the zygote never has it.
+comes over the control socket straight from sandboxd: the zygote never has it. It makes its
+certificate authority while pid 1 is still building the sandbox; the listeners follow.
 """
 
 from __future__ import annotations
@@ -14,34 +15,36 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apps.common.frames import recv_frame
-from apps.sandboxes.harness import confine, forker, syscalls
+from apps.sandboxes.harness import confine, forker, ipc, syscalls
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 _CONFIG_TIMEOUT = 10.0
+_LISTENERS_TIMEOUT = 20.0
 _OPEN_FILES = 2048
 _MEMORY = 2 << 30  # address space of threads' stacks counts too
 _THREADS = 1024
 
 
-def preparation(upstream_ca_file: Path | None) -> Callable[[], forker.Child]:
+def preparation(upstream_ca_file: Path | None) -> Callable[[], forker.Children]:
     """What the zygote does first: load the proxy, once for all sandboxes."""
 
-    def prepare() -> forker.Child:
+    def prepare() -> forker.Children:
         from apps.proxy.egress import main  # noqa: PLC0415 only the zygote pays for it
         from apps.proxy.egress.tls.ca import Authority  # noqa: PLC0415 same
 
         main.preload(upstream_ca_file)
         # Thrown away at once: what a first key, certificate and context initialise is what counts.
         Authority(leaves=1).context("preload.invalid")
-        return start
+        return forker.Children(start)
 
     return prepare
 
 
 def start(message: dict[str, Any], fds: list[int]) -> None:
-    """Become the proxy of one sandbox: `fds` are the control socket and the listeners."""
+    """Become the proxy of one sandbox: `fds` are the socket on which its listeners will come, and
+    its control socket."""
     from apps.proxy.egress.main import run_proxy  # noqa: PLC0415 loaded by `prepare`
 
     identity = confine.Identity(message["uid"], message["gid"], drop_user=message["drop_user"])
@@ -56,14 +59,21 @@ def start(message: dict[str, Any], fds: list[int]) -> None:
     os.chdir("/")
     confine.become(identity)
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)  # a change of user sets it anew
-    control = socket.socket(fileno=fds[0])
+    announced, control = socket.socket(fileno=fds[0]), socket.socket(fileno=fds[1])
     control.settimeout(_CONFIG_TIMEOUT)
     config = recv_frame(control)
     if config is None:
         return
     control.settimeout(None)
-    listeners = [socket.socket(fileno=descriptor) for descriptor in fds[1:]]
-    run_proxy(listeners, control, egress_config(config))
+    run_proxy(_listeners(announced), control, egress_config(config))
+
+
+def _listeners(announced: socket.socket) -> Iterator[socket.socket]:
+    """The listeners, awaited when the first one is asked for."""
+    _, fds = ipc.receive(announced, _LISTENERS_TIMEOUT)
+    announced.close()
+    for descriptor in fds:
+        yield socket.socket(fileno=descriptor)
 
 
 def egress_config(values: dict[str, Any]) -> Any:

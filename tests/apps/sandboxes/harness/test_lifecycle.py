@@ -313,6 +313,22 @@ def test_creations_at_once_have_users_of_their_own(daemon: Daemon) -> None:
         box.delete()
 
 
+def test_creations_at_once_know_their_own_processes(daemon: Daemon) -> None:
+    """The end of one sandbox's proxy ends that sandbox and no other."""
+    boxes: list[Box] = []
+    threads = [threading.Thread(target=lambda: boxes.append(daemon.create())) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    while boxes:
+        box = boxes.pop()
+        os.kill(init_and_proxy(box)[1], signal.SIGKILL)
+        assert until(lambda box=box: box.show()["state"] == "failed")  # type: ignore[misc]
+        assert all(other.show()["state"] == "ready" for other in boxes)
+        box.delete()
+
+
 def test_a_host_with_no_room_says_so(isolation: None, folder: Path) -> None:
     small = start(folder, max_sandboxes=1)
     try:
