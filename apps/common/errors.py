@@ -6,7 +6,10 @@
     ├── Denied           403       a decision said no; `data["decision_id"]` explains it
     ├── NotFound         404       absent or not yours: the two look the same
     ├── Conflict         409       the world changed under the caller
+    ├── Changed          412       the row is not the one that the caller saw
     ├── TooLarge         413       a bound was passed
+    ├── Mismatch         422       well formed, but not what its key stands for
+    ├── ConditionNeeded  428       the caller must say which version it saw
     ├── RateLimited      429       later
     ├── Upstream         502       something that we asked failed
     └── Unavailable      503       we cannot do it now; `data["remedy"]` says what would help
@@ -74,11 +77,32 @@ class Conflict(LensError):
     status = 409
 
 
+class Changed(LensError):
+    """The row is not the one that the caller saw; nothing was changed."""
+
+    code = "changed"
+    status = 412
+
+
 class TooLarge(LensError):
     """A bound on size was passed."""
 
     code = "too_large"
     status = 413
+
+
+class Mismatch(LensError):
+    """The request is well formed, but its key was used for another one."""
+
+    code = "mismatch"
+    status = 422
+
+
+class ConditionNeeded(LensError):
+    """The caller must say which version it saw, so that nobody's change is lost."""
+
+    code = "condition_needed"
+    status = 428
 
 
 class RateLimited(LensError):

@@ -2,10 +2,16 @@
 
 The database's constraints stay the last word. Two callers who race for a name both pass the check;
 the slower one is told the same as if it had come a minute later.
+
+A caller that saw a certain version of a row says so around the service (`expecting`); the two are
+compared where the service locks the row, inside the service's own transaction.
 """
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
@@ -15,7 +21,7 @@ from apps.common import clock
 from apps.common.errors import Conflict, Invalid, NotFound
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from apps.common.tenancy import Row
 
@@ -35,7 +41,38 @@ def locked(row: RowType) -> RowType:
     found = manager.select_for_update(of=("self",), no_key=True).filter(pk=row.pk).first()
     if found is None:
         raise NotFound("Not found.")
+    expectation = _expectation.get()
+    if expectation is not None and expectation.row == found:
+        expectation.check(found)
+        expectation.compared = True
     return found
+
+
+@dataclass
+class _Expectation:
+    row: Row
+    check: Callable[[Any], None]
+    compared: bool = False
+
+
+_expectation: ContextVar[_Expectation | None] = ContextVar("expected row", default=None)
+
+
+@contextmanager
+def expecting(row: Row, check: Callable[[Any], None]) -> Iterator[None]:
+    """Around one service call: `check(row as it is now, locked)` raises when it is another version.
+
+    A service that changes the row without locking it would lose somebody's change unseen: that is
+    an error of the program, and its change is rolled back when the caller is in a transaction.
+    """
+    expectation = _Expectation(row, check)
+    token = _expectation.set(expectation)
+    try:
+        yield
+    finally:
+        _expectation.reset(token)
+    if not expectation.compared:
+        raise RuntimeError(f"{type(row).__name__} was changed without being locked")
 
 
 def insert(row: RowType, *, taken: str) -> RowType:

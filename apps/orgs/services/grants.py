@@ -34,6 +34,7 @@ def grant_set(
     if grant is None:
         return _grant_new(team, project, role, actor)
     require(actor, "grant.update", grant)
+    grant = rows.locked(grant)
     changes = rows.update(grant, {"role": role})
     if changes:
         note(actor, OrgAction.GRANT_UPDATE, grant, changes)
