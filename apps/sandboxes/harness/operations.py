@@ -120,18 +120,22 @@ def list_all(manager: Manager, _: Call) -> dict[str, Any]:
 def activity(manager: Manager, _: Call) -> dict[str, Any]:
     """GET /v1/activity: which sandboxes there are and which of them are in use, without reports.
 
-    `instance` changes with every start of sandboxd.
+    `quiet_ms` is null where nobody has asked for anything yet; `instance` changes with every start
+    of sandboxd.
     """
     return {
         "instance": manager.instance,
-        "sandboxes": {
-            sandbox.id: {
-                "state": sandbox.state,
-                "jobs": sandbox.jobs,
-                "quiet_ms": int(sandbox.quiet_seconds() * 1000),
-            }
-            for sandbox in manager.list()
-        },
+        "sandboxes": {sandbox.id: use_of(sandbox) for sandbox in manager.list()},
+    }
+
+
+def use_of(sandbox: Sandbox) -> dict[str, Any]:
+    """How one sandbox is used now."""
+    quiet = sandbox.quiet_seconds()
+    return {
+        "state": sandbox.state,
+        "jobs": sandbox.jobs,
+        "quiet_ms": None if quiet is None else int(quiet * 1000),
     }
 
 

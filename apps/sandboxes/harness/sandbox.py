@@ -75,8 +75,9 @@ class Prepared:
 class Sandbox:
     """`failure` is "" while it runs, else why it is over. Methods are safe to call from threads.
 
-    `jobs` is how many run now, `used` (monotonic) when the last one began or ended. `sentinels` are
-    what commands find in the environment in place of credentials, by the policy of now.
+    `jobs` is how many run now, `used` (monotonic) when the last one began or ended that a caller
+    asked for. `sentinels` are what commands find in the environment in place of credentials, by the
+    policy of now.
     """
 
     id: str
@@ -95,7 +96,7 @@ class Sandbox:
     failure: str = ""
     ready: bool = False
     jobs: int = 0
-    used: float = field(default_factory=time.monotonic)
+    used: float | None = None
     sentinels: Mapping[str, str] = field(default_factory=dict)
     ended: threading.Event = field(default_factory=threading.Event)
     _claimed: bool = False
@@ -121,8 +122,7 @@ class Sandbox:
         """A child for one job: the spare one, or one that pid 1 forks now. Raises Conflict."""
         with self._lock:
             prepared = self._next()
-            self.jobs += 1
-            self.used = time.monotonic()
+            self._count(1)
             return prepared
 
     def _next(self) -> Prepared:
@@ -160,14 +160,20 @@ class Sandbox:
     def release(self, prepared: Prepared) -> None:
         """A job is over; its group goes as soon as nothing that it started runs."""
         with self._lock:
-            self.jobs -= 1
-            self.used = time.monotonic()
+            self._count(-1)
             self._drop(prepared)
 
-    def quiet_seconds(self) -> float:
-        """For how long nothing has run at anybody's call; 0 while something does."""
+    def _count(self, change: int) -> None:
+        self.jobs += change
+        if self.ready:  # before that, it is tested by itself
+            self.used = time.monotonic()
+
+    def quiet_seconds(self) -> float | None:
+        """For how long nothing has run: 0 while something does, None if nothing ever has."""
         with self._lock:
-            return 0.0 if self.jobs else time.monotonic() - self.used
+            if self.jobs:
+                return 0.0
+            return None if self.used is None else time.monotonic() - self.used
 
     def _drop(self, prepared: Prepared) -> None:
         prepared.close()

@@ -273,7 +273,7 @@ def test_activity_tells_who_is_in_use(daemon: Daemon, fresh: Box) -> None:
         found: dict[str, Any] = answer["sandboxes"][fresh.id]
         return found
 
-    assert (seen()["state"], seen()["jobs"]) == ("ready", 0)
+    assert seen() == {"state": "ready", "jobs": 0, "quiet_ms": None}
     thread = threading.Thread(target=lambda: fresh.run("sleep 1"))
     thread.start()
     assert until(lambda: seen()["jobs"] == 1)
