@@ -19,6 +19,10 @@ from apps.common.errors import Invalid
 _KEPT_ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 _MEBIBYTE = 1024 * 1024
 _MAX_UID = 0xFFFFFFFD
+_MAX_PORT = 65_535
+# What isolates, best first; "auto" takes the first of them that this host can give.
+NAMESPACE, OWNER_RULES, DEGRADED = "namespace", "owner-rules", "degraded"
+MODES = ("auto", NAMESPACE, OWNER_RULES, DEGRADED)
 
 
 class ConfigError(Exception):
@@ -79,7 +83,8 @@ class Config:
     """See docs/sandbox.md for each field. Paths are absolute.
 
     `force_unavailable`, a reason, makes this host answer as if it could not isolate: the tests'
-    way to see the refusal.
+    way to see the refusal. `mode` is one of `MODES`; `proxy_port_base` is the port of the first
+    proxy where sandboxes share one network.
     """
 
     socket: Path
@@ -99,6 +104,13 @@ class Config:
     stop_on_stdin_eof: bool = False
     limits: Limits = field(default_factory=Limits)
     force_unavailable: str = ""
+    mode: str = "auto"
+    proxy_port_base: int = 18_100
+
+    @property
+    def homes(self) -> Path:
+        """Where sandboxes without a mount namespace have their folders."""
+        return self.socket.parent / "sandboxes"
 
     @property
     def root_mount(self) -> Path:
@@ -139,6 +151,8 @@ def _check_uids(config: Config) -> None:
     proxy = range(config.proxy_uid_base, config.proxy_uid_base + config.max_sandboxes)
     if max(sandbox.start, proxy.start) < min(sandbox.stop, proxy.stop):
         raise ConfigError("proxy_uid_base: the proxies' users overlap with the sandboxes'")
+    if config.proxy_port_base + config.max_sandboxes - 1 > _MAX_PORT:
+        raise ConfigError("proxy_port_base: no room for the ports of max_sandboxes proxies")
     if config.control_uid in sandbox or config.control_uid in proxy:
         raise ConfigError("control_uid: lies in the range of the sandboxes' or proxies' users")
 
@@ -157,6 +171,12 @@ def _text(name: str, value: Any) -> str:
     if not isinstance(value, str) or "\0" in value:
         raise ConfigError(f"{name}: must be a string")
     return value
+
+
+def _mode(name: str, value: Any) -> str:
+    if value not in MODES:
+        raise ConfigError(f"{name}: must be one of {', '.join(MODES)}")
+    return str(value)
 
 
 def _flag(name: str, value: Any) -> bool:
@@ -219,6 +239,8 @@ _READERS: Mapping[str, Any] = {
     "stop_on_stdin_eof": _flag,
     "limits": _limits,
     "force_unavailable": _text,
+    "mode": _mode,
+    "proxy_port_base": _number(1024, _MAX_PORT),
 }
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import gc
 import os
 import resource
@@ -39,7 +40,7 @@ from apps.sandboxes.harness import (
 from apps.sandboxes.harness.confine import Identity
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _BUILD_TIMEOUT = 20.0
 _FILTER = seccomp.build() if syscalls.supported_machine() else b""
@@ -93,7 +94,8 @@ class FailedError(Exception):
 
 
 @contextlib.contextmanager
-def _step(name: str) -> Iterator[None]:
+def step(name: str) -> Iterator[None]:
+    """Turn what goes wrong within into a FailedError that names the step."""
     try:
         yield
     except (OSError, ValueError, ipc.IpcError) as error:
@@ -149,14 +151,14 @@ def start(message: dict[str, Any], fds: list[int]) -> None:
 
 def _arrive(spec: Spec, groups: list[int]) -> None:
     """Join the control groups, whose namespace begins where we are; then be somebody."""
-    with _step("cgroup"):
+    with step("cgroup"):
         for descriptor in groups:
             os.write(descriptor, b"0")
             os.close(descriptor)
     if spec.rootless:
-        with _step("user namespace"):
+        with step("user namespace"):
             _own_users(spec)
-    with _step("namespaces"):
+    with step("namespaces"):
         syscalls.unshare(syscalls.CLONE_NEWCGROUP)
 
 
@@ -177,34 +179,52 @@ def _build(control: socket.socket, spec: Spec) -> int:
     gc.disable()
     os.umask(0o022)
     bundle = rootfs.system_bundle()
-    with _step("loopback"):
+    with step("loopback"):
         socket.sethostname("sandbox")
         syscalls.loopback_up()
-        listeners = _listeners()
-    ipc.send(control, {"event": "listeners"}, [s.fileno() for s in listeners])
-    for listener in listeners:
-        listener.close()
-    with _step("root"):
+        opened = listeners(env.PROXY_PORT)
+    hand_over(control, opened)
+    with step("root"):
         rootfs.build(spec.layout)
+    authority = await_trust(control)
+    root = spec.layout.mount_point
+    with step("certificates"):
+        rootfs.trust(root, authority, bundle)
+    with step("pivot_root"):
+        rootfs.enter(root)
+        forget_streams()
+    with step("limits"):
+        score = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
+        lower_limits(spec.open_files)
+        if not spec.grouped:
+            confine.lower_limit(resource.RLIMIT_NPROC, spec.pids)
+            confine.lower_limit(resource.RLIMIT_DATA, spec.memory_bytes)
+    with step("privileges"):
+        # One domain for all commands: they may see and signal each other, and nothing else.
+        domain = functools.partial(landlock.ruleset, confine.WRITABLE)
+        kept = frozenset[int]() if spec.rootless else confine.PID_1_CAPABILITIES
+        syscalls.drop_bounding(c for c in syscalls.ALL_CAPABILITIES if c not in kept)
+        close(kept, domain, _FILTER)
+    return score
+
+
+def hand_over(control: socket.socket, opened: list[socket.socket]) -> None:
+    """Send the proxy's listeners on their way, and forget them."""
+    ipc.send(control, {"event": "listeners"}, [s.fileno() for s in opened])
+    for listener in opened:
+        listener.close()
+
+
+def await_trust(control: socket.socket) -> bytes:
+    """The certificate authority that the proxy has made meanwhile."""
     message, fds = ipc.receive(control, _BUILD_TIMEOUT)
     ipc.close_all(fds)
     if message.get("op") != "trust":
         raise ipc.IpcError("expected the certificate authority")
-    root = spec.layout.mount_point
-    with _step("certificates"):
-        rootfs.trust(root, message["authority"].encode(), bundle)
-    with _step("pivot_root"):
-        rootfs.enter(root)
-        _forget_streams()
-    with _step("limits"):
-        score = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
-        _limits(spec)
-    with _step("privileges"):
-        _close(spec)
-    return score
+    return bytes(message["authority"].encode())
 
 
-def _listeners() -> list[socket.socket]:
+def listeners(port: int) -> list[socket.socket]:
     """The proxy's sockets, opened here so that they are in this network namespace for ever."""
     found = []
     for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
@@ -212,13 +232,13 @@ def _listeners() -> list[socket.socket]:
             continue
         listener = socket.socket(family, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((address, env.PROXY_PORT))
+        listener.bind((address, port))
         listener.listen(128)
         found.append(listener)
     return found
 
 
-def _forget_streams() -> None:
+def forget_streams() -> None:
     """Let go of the host's log: the sandbox holds no descriptor of the host's."""
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     for stream in (0, 1, 2):
@@ -226,30 +246,28 @@ def _forget_streams() -> None:
     os.close(null)
 
 
-def _limits(spec: Spec) -> None:
-    """Limits that everything inherits. Control groups count better; without them these must do."""
+def lower_limits(open_files: int) -> None:
+    """Limits that everything inherits, whatever the control groups count."""
     confine.lower_limit(resource.RLIMIT_CORE, 0)
-    confine.lower_limit(resource.RLIMIT_NOFILE, spec.open_files)
+    confine.lower_limit(resource.RLIMIT_NOFILE, open_files)
     confine.lower_limit(resource.RLIMIT_MEMLOCK, 1 << 20)
     confine.lower_limit(resource.RLIMIT_MSGQUEUE, 1 << 18)
-    if not spec.grouped:
-        confine.lower_limit(resource.RLIMIT_NPROC, spec.pids)
-        confine.lower_limit(resource.RLIMIT_DATA, spec.memory_bytes)
 
 
-def _close(spec: Spec) -> None:
-    """Drop what pid 1 does not need; Landlock and seccomp are on for all that it will fork."""
-    kept = frozenset[int]() if spec.rootless else confine.PID_1_CAPABILITIES
-    syscalls.drop_bounding(c for c in syscalls.ALL_CAPABILITIES if c not in kept)
+def close(kept: frozenset[int], domain: Callable[..., int], *filters: bytes) -> None:
+    """Drop what pid 1 does not need; Landlock and seccomp are on for all that it will fork.
+
+    `domain` makes the Landlock ruleset for a `version`.
+    """
     syscalls.set_capabilities(kept)
     syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
     if version := landlock.abi():
-        # One domain for all commands: they may see and signal each other, and nothing else.
-        domain = landlock.ruleset(confine.WRITABLE, version=version)
-        landlock.restrict(domain)
-        os.close(domain)
-    seccomp.install(_FILTER)
+        descriptor = domain(version=version)
+        landlock.restrict(descriptor)
+        os.close(descriptor)
+    for program in filters:
+        seccomp.install(program)
 
 
 class Init:

@@ -1,8 +1,9 @@
-"""Landlock: what the sandbox may write, whatever the permission bits say.
+"""Landlock: what the sandbox may read and write, whatever the permission bits say.
 
-Everything below `/` may be read and executed (the root holds only what we put there); writing is
-for the paths named. Network rules are not used: the namespace has no way out, and servers on the
-private loopback are wanted. Source: Documentation/userspace-api/landlock.rst.
+In a root of its own, everything may be read and executed (it holds only what we put there);
+writing is for the paths named. Network rules are not used there: the namespace has no way out, and
+servers on the private loopback are wanted. Where there are no namespaces, reading is for paths
+named too, and TCP for the proxy's port. Source: Documentation/userspace-api/landlock.rst.
 """
 
 from __future__ import annotations
@@ -20,13 +21,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _CREATE_RULESET_VERSION = 1
-_RULE_PATH_BENEATH = 1
+_RULE_PATH_BENEATH, _RULE_NET_PORT = 1, 2
+NETWORK_ABI = 4  # the first that governs TCP
+SCOPE_ABI = 6  # the first that keeps signals inside
+_ANYWHERE = ("/",)
 
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 REFER, TRUNCATE, IOCTL_DEV = 1 << 13, 1 << 14, 1 << 15
 _ABI_1 = (1 << 13) - 1  # execute … make_sym
 _READ = EXECUTE | READ_FILE | READ_DIR
 _FILE = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEV  # what a rule on a file may name
+_BIND_TCP, _CONNECT_TCP = 1 << 0, 1 << 1
 _SCOPE_ABSTRACT_UNIX, _SCOPE_SIGNAL = 1 << 0, 1 << 1
 
 
@@ -49,31 +54,48 @@ def handled(version: int) -> int:
     return rights
 
 
-def ruleset(writable: Iterable[str], *, version: int) -> int:
-    """A ruleset descriptor: read and execute everywhere, all rights below `writable`.
+def ruleset(
+    writable: Iterable[str],
+    *,
+    version: int,
+    readable: Iterable[str] = _ANYWHERE,
+    port: int | None = None,
+) -> int:
+    """A ruleset descriptor: read and execute below `readable`, all rights below `writable`.
 
-    Signals and abstract sockets are confined to the domain too (ABI 6). Paths that are not there
-    are left out. The caller closes the descriptor.
+    With a `port`, TCP connections go to that port alone (at any address) and no port is bound
+    (ABI 4). Signals and abstract sockets are confined to the domain too (ABI 6). Paths that are not
+    there are left out. The caller closes the descriptor.
     """
     rights = handled(version)
-    scope = _SCOPE_ABSTRACT_UNIX | _SCOPE_SIGNAL if version >= 6 else 0
-    attributes = struct.pack("=QQQ", rights, 0, scope)
-    length = 24 if version >= 6 else 8
+    network = _BIND_TCP | _CONNECT_TCP if port is not None and version >= NETWORK_ABI else 0
+    scope = _SCOPE_ABSTRACT_UNIX | _SCOPE_SIGNAL if version >= SCOPE_ABI else 0
+    attributes = struct.pack("=QQQ", rights, network, scope)
+    length = 24 if version >= SCOPE_ABI else 16 if version >= NETWORK_ABI else 8
     descriptor = syscalls.call("landlock_create_ruleset", attributes, length, 0)
-    _allow(descriptor, "/", rights & _READ)
-    for path in writable:
-        if Path(path).exists():
-            _allow(descriptor, path, rights if Path(path).is_dir() else rights & _FILE)
+    for paths, granted in ((readable, rights & _READ), (writable, rights)):
+        for path in paths:
+            _allow(descriptor, path, granted)
+    if network:
+        rule = struct.pack("=QQ", _CONNECT_TCP, port)
+        _add(descriptor, _RULE_NET_PORT, rule)
     return descriptor
 
 
 def _allow(descriptor: int, path: str, rights: int) -> None:
-    parent = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
-        rule = struct.pack("=Qi", rights, parent)
-        syscalls.call("landlock_add_rule", descriptor, _RULE_PATH_BENEATH, ctypes.c_char_p(rule), 0)
+        parent = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        rights &= -1 if Path(path).is_dir() else _FILE
+        _add(descriptor, _RULE_PATH_BENEATH, struct.pack("=Qi", rights, parent))
     finally:
         os.close(parent)
+
+
+def _add(descriptor: int, kind: int, rule: bytes) -> None:
+    syscalls.call("landlock_add_rule", descriptor, kind, ctypes.c_char_p(rule), 0)
 
 
 def restrict(descriptor: int) -> None:

@@ -60,6 +60,20 @@ ABSENT: dict[str, _Numbers] = {
 # its children right into their control group; see `build_for_jobs`.
 CLONE3: _Numbers = (435, 435)
 
+# Where sandboxes have no namespaces, also what those would have kept apart: memory, semaphores and
+# queues that are found by number or name, and servers.
+SHARED: dict[str, _Numbers] = {
+    "shmget": (29, 194), "shmat": (30, 196), "shmctl": (31, 195),
+    "semget": (64, 190), "semop": (65, 193), "semctl": (66, 191), "semtimedop": (220, 192),
+    "msgget": (68, 186), "msgsnd": (69, 189), "msgrcv": (70, 188), "msgctl": (71, 187),
+    "mq_open": (240, 180), "mq_unlink": (241, 181), "listen": (50, 201),
+}  # fmt: skip
+# The calls that take flags for a message, and the argument that holds them.
+_SENDING: dict[str, tuple[_Numbers, int]] = {
+    "sendto": ((44, 206), 3), "sendmsg": ((46, 211), 2), "sendmmsg": ((307, 269), 3),
+}  # fmt: skip
+_MSG_FASTOPEN = 0x20000000
+
 # The last call that this list was reviewed with (removexattrat, Linux 6.13).
 LAST_REVIEWED = 466
 
@@ -195,6 +209,36 @@ def build_for_jobs(machine: str = "") -> bytes:
     column, audit_arch = _ARCHITECTURES[machine or platform.machine()]
     refused = _when(_JEQ, CLONE3[column] or 0, [_refuse(errno.ENOSYS)])
     return _packed([*_head(audit_arch), *refused, _PASS])
+
+
+def build_for_shared(machine: str = "") -> bytes:
+    """What sandboxes without a network namespace get on top of `build`.
+
+    TCP is the only socket: names and datagrams have no business here, and a Unix socket is found by
+    a path that Landlock does not guard (pairs are made without one). No server, no object of
+    System V or of POSIX queues, and no connection made by the way of sending (TCP Fast Open), which
+    Landlock does not see.
+    """
+    column, audit_arch = _ARCHITECTURES[machine or platform.machine()]
+    program = [*_head(audit_arch), *_when(_JEQ, _SOCKET[column] or 0, _tcp_rules())]
+    for numbers, index in _SENDING.values():
+        flagged = _when(_JSET, _MSG_FASTOPEN, [_refuse(errno.EOPNOTSUPP)])
+        program += _when(_JEQ, numbers[column] or 0, [_argument(index), *flagged, _PASS])
+    for numbers in SHARED.values():
+        program += _when(_JEQ, numbers[column] or 0, [_EPERM])
+    return _packed([*program, _PASS])
+
+
+def _tcp_rules() -> list[_Instruction]:
+    """Streams of the two internet families, and netlink, which `build` has looked at."""
+    stream = [_argument(1), (_AND, 0, 0, 0xF), *_when(_JEQ, _STREAM, [_PASS]), _EPERM]
+    return [
+        _argument(0),
+        *_when(_JEQ, _AF_INET, stream),
+        *_when(_JEQ, _AF_INET6, stream),
+        *_when(_JEQ, _AF_NETLINK, [_PASS]),
+        _refuse(errno.EAFNOSUPPORT),
+    ]
 
 
 def _head(audit_arch: int) -> list[_Instruction]:

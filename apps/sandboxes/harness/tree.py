@@ -1,0 +1,137 @@
+"""End all that runs as a sandbox's user, and empty its folders: where no namespace does it for us.
+
+A user that belongs to one sandbox is the best handle there is: one `kill(-1)` as that user reaches
+every process of it at once, and none can be forked meanwhile. Where all is one user, the
+descendants of the sandbox's first process are ended, who adopts what loses its parent.
+
+Both run as the sandbox's user and without a capability: root never walks a tree that an agent made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import stat
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from apps.sandboxes.harness import confine, syscalls
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from apps.sandboxes.harness.confine import Identity
+
+_ROUNDS = 200
+_ROUND_SECONDS = 0.002
+
+
+class StillRootError(Exception):
+    """The user was not given up, so nothing is done in its name."""
+
+
+def become(identity: Identity, bounding: Iterable[int]) -> None:
+    """confine.become, and a second look before something is done to all of a user's processes."""
+    confine.become(identity, bounding)
+    ids = {*os.getresuid()}
+    if ids != {identity.uid} or 0 in ids or _effective_capabilities():
+        raise StillRootError
+
+
+def _effective_capabilities() -> int:
+    with Path("/proc/thread-self/status").open() as file:
+        return next(int(line.split()[1], 16) for line in file if line.startswith("CapEff:"))
+
+
+def kill_user(identity: Identity, bounding: Iterable[int] = syscalls.ALL_CAPABILITIES) -> None:
+    """SIGKILL to every process of the user, by a child that has become it."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            become(identity, bounding)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(-1, signal.SIGKILL)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    os.waitpid(pid, 0)
+
+
+def kill_descendants(root: int) -> None:
+    """SIGKILL to all that descends from `root`, until nothing of it is left that is no zombie."""
+    for _ in range(_ROUNDS):
+        running = list(_descendants(root))
+        if not running:
+            return
+        for pid in running:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(_ROUND_SECONDS)
+
+
+def _descendants(root: int) -> Iterator[int]:
+    children: dict[int, list[int]] = {}
+    for place in Path("/proc").iterdir():
+        if place.name.isdigit():
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                # The name, in brackets, may hold anything.
+                state, parent = (place / "stat").read_text().rpartition(")")[2].split()[:2]
+                if state not in "ZX":
+                    children.setdefault(int(parent), []).append(int(place.name))
+    waiting = [root]
+    while waiting:
+        found = children.get(waiting.pop(), [])
+        yield from found
+        waiting += found
+
+
+def empty(folder: str) -> None:
+    """Remove all that is below `folder`, whatever its modes, names and depth.
+
+    A folder within a folder is moved up before it is emptied, so depth costs neither stack nor
+    descriptors nor a long path.
+    """
+    top = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        moved = 0
+        while names := os.listdir(top):  # noqa: PTH208 of a descriptor
+            for name in names:
+                if not _is_folder(top, name):
+                    os.unlink(name, dir_fd=top)
+                    continue
+                os.chmod(name, 0o700, dir_fd=top)
+                below = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=top)
+                try:
+                    moved = _lift(below, top, moved)
+                finally:
+                    os.close(below)
+                os.rmdir(name, dir_fd=top)
+    finally:
+        os.close(top)
+
+
+def _lift(below: int, top: int, moved: int) -> int:
+    """Unlink the files of `below` and move its folders up to `top`; how many were moved so far."""
+    for name in os.listdir(below):
+        if not _is_folder(below, name):
+            os.unlink(name, dir_fd=below)
+            continue
+        os.chmod(name, 0o700, dir_fd=below)
+        while True:
+            moved += 1
+            try:
+                os.rename(name, f".gone-{moved}", src_dir_fd=below, dst_dir_fd=top)
+                break
+            except (FileExistsError, NotADirectoryError):
+                continue  # the agent has used that name
+            except OSError as error:
+                if error.errno != errno.ENOTEMPTY:
+                    raise
+    return moved
+
+
+def _is_folder(parent: int, name: str) -> bool:
+    return stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode)
