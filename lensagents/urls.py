@@ -6,10 +6,17 @@
 from django.contrib import admin
 from django.urls import include, path
 
+from apps.common.api import no_route
 from lensagents.views import explain
+
+handler400 = "lensagents.views.bad_request"
+handler500 = "lensagents.views.server_error"
 
 urlpatterns = [
     path("", include("apps.orgs.urls")),
+    path("api", no_route),
+    path("api/v1/", include("lensagents.api")),
+    path("api/", include([path("", no_route), path("<path:rest>", no_route)])),
     path("explain/<uuid:decision_id>", explain, name="explain"),
     path("", admin.site.urls),
 ]

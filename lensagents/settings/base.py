@@ -54,6 +54,8 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "django.contrib.staticfiles",
     "rest_framework",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
     "oauth2_provider",
     "channels",
     "csp",
@@ -148,6 +150,27 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 OUTBOUND_PRIVATE = env.networks("OUTBOUND_PRIVATE")
 DATA_UPLOAD_MAX_MEMORY_SIZE = 2_500_000
 DATA_UPLOAD_MAX_NUMBER_FIELDS = 10_000  # a policy of 500 domain rules is one form
+
+# The REST API. Its views name their own parsers, renderers and errors (`apps.common.api`).
+API_CALLS_PER_MINUTE = env.number("API_CALLS_PER_MINUTE", 600, low=1, high=1_000_000)
+REST_FRAMEWORK = {"UNAUTHENTICATED_USER": None}
+SPECTACULAR_SETTINGS: dict[str, Any] = {
+    "TITLE": "Lens Agents",
+    "DESCRIPTION": "The control plane: the same services, roles and audit trail as the admin.",
+    "VERSION": "1",
+    "OAS_VERSION": "3.1.0",
+    "SCHEMA_PATH_PREFIX": "/api/v1",
+    "COMPONENT_SPLIT_PATCH": False,
+    "ENUM_ADD_EXPLICIT_BLANK_NULL_CHOICE": False,
+    "ENABLE_DJANGO_DEPLOY_CHECK": False,
+    "POSTPROCESSING_HOOKS": ["apps.common.api_schema.add_problem"],
+    "APPEND_COMPONENTS": {
+        "securitySchemes": {
+            "agentToken": {"type": "http", "scheme": "bearer", "description": "lns_…"},
+            "session": {"type": "apiKey", "in": "cookie", "name": "lens_session"},
+        }
+    },
+}
 
 # Web. Everything is served from here: no script, style, font or image of another host.
 HOST = env.text("HOST", "127.0.0.1")

@@ -1,0 +1,207 @@
+"""Every operation of the REST API, asked by everybody: what to send, and what each gets.
+
+A test fails for an operation of the OpenAPI document without a case here. `answers` are those of
+the admin, the auditor, a member of team `sre`, the admin of the project (team `leads`), a person in
+no team, and the agent's token (team `sre`), in this order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from uuid import UUID, uuid4
+
+from apps.audit.models import AuditEvent
+from apps.orgs.models import IdentityProvider, Membership
+from apps.sandboxes.models import Sandbox
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.factories import World
+
+ACTORS = ("admin", "auditor", "member", "project_admin", "outsider", "agent")
+
+
+@dataclass(frozen=True)
+class Case:
+    """`path` is below `/api/v1`; `body` of this world; `answers` by actor."""
+
+    path: Callable[[World], str]
+    answers: str
+    body: Callable[[World], Any] | None = None
+
+    def expected(self, actor: str) -> int:
+        """The status for this actor."""
+        return int(self.answers.split()[ACTORS.index(actor)])
+
+
+def membership_of(world: World) -> Membership:
+    """The member's."""
+    return Membership.objects.get(org=world.org, user=UUID(world.member.id))
+
+
+def provider_of(world: World) -> IdentityProvider:
+    """Some provider of the organization."""
+    found = IdentityProvider.objects.filter(org=world.org).first()
+    assert found is not None
+    return found
+
+
+def event_of(world: World) -> AuditEvent:
+    """The oldest event of the organization."""
+    found = AuditEvent.objects.filter(org=world.org).order_by("at").first()
+    assert found is not None
+    return found
+
+
+def sandbox_of(world: World) -> Sandbox:
+    """A live sandbox of the agent."""
+    return Sandbox.objects.get_or_create(
+        org=world.org,
+        key=f"sandbox of {world.org.slug}",
+        defaults={
+            "principal_kind": "agent",
+            "principal_id": str(world.agent.pk),
+            "principal_name": "Bot",
+            "agent": world.agent,
+            "team": world.team,
+            "project": world.project,
+        },
+    )[0]
+
+
+def fixed(path: str) -> Callable[[World], str]:
+    """A path without an object."""
+    return lambda _: path
+
+
+def of(resource: str, name: str, below: str = "") -> Callable[[World], str]:
+    """The path of one of the world's objects."""
+    return lambda world: f"/{resource}/{getattr(world, name).pk}{below}"
+
+
+def made(resource: str, find: Callable[[World], Any], below: str = "") -> Callable[[World], str]:
+    """The path of an object that is looked up."""
+    return lambda world: f"/{resource}/{find(world).pk}{below}"
+
+
+def new(_: World) -> dict[str, Any]:
+    """A new named thing."""
+    return {"slug": f"new-{uuid4().hex[:8]}", "name": "New"}
+
+
+def named(_: World) -> dict[str, Any]:
+    """A new name."""
+    return {"name": "Other"}
+
+
+CASES: dict[str, Case] = {
+    "whoami_get": Case(fixed("/whoami"), "200 200 200 200 200 200"),
+    "organizations_list": Case(fixed("/organizations"), "200 200 200 200 200 403"),
+    "organizations_get": Case(of("organizations", "org"), "200 200 200 200 200 404"),
+    "organizations_update": Case(of("organizations", "org"), "200 403 403 403 403 404", named),
+    "teams_list": Case(fixed("/teams"), "200 200 200 200 403 200"),
+    "teams_create": Case(fixed("/teams"), "201 403 403 403 403 403", new),
+    "teams_get": Case(of("teams", "team"), "200 200 200 404 404 200"),
+    "teams_update": Case(of("teams", "team"), "200 403 403 404 404 403", named),
+    "teams_delete": Case(of("teams", "team"), "204 403 403 404 404 403"),
+    "projects_list": Case(fixed("/projects"), "200 200 200 200 403 200"),
+    "projects_create": Case(fixed("/projects"), "201 403 403 403 403 403", new),
+    "projects_get": Case(of("projects", "project"), "200 200 200 200 404 200"),
+    "projects_update": Case(of("projects", "project"), "200 403 403 200 404 403", named),
+    "projects_delete": Case(of("projects", "project"), "204 403 403 403 404 403"),
+    "grants_list": Case(fixed("/grants"), "200 200 200 200 403 200"),
+    "grants_create": Case(
+        fixed("/grants"),
+        "201 403 403 403 403 403",
+        lambda w: {"team": str(w.team.pk), "project": str(w.other_project.pk)},
+    ),
+    "grants_get": Case(of("grants", "grant"), "200 200 200 200 404 200"),
+    "grants_update": Case(
+        of("grants", "grant"), "200 403 403 403 404 403", lambda _: {"role": "admin"}
+    ),
+    "grants_delete": Case(of("grants", "grant"), "204 403 403 403 404 403"),
+    "memberships_list": Case(fixed("/memberships"), "200 200 403 403 403 403"),
+    "memberships_create": Case(
+        fixed("/memberships"),
+        "201 403 403 403 403 403",
+        lambda _: {"email": f"{uuid4().hex[:8]}@people.example"},
+    ),
+    "memberships_get": Case(made("memberships", membership_of), "200 200 404 404 404 404"),
+    "memberships_update": Case(
+        made("memberships", membership_of),
+        "200 403 404 404 404 404",
+        lambda w: {"teams": [str(w.other_team.pk)]},
+    ),
+    "memberships_delete": Case(made("memberships", membership_of), "204 403 404 404 404 404"),
+    "identity_providers_list": Case(fixed("/identity-providers"), "200 200 403 403 403 403"),
+    "identity_providers_create": Case(
+        fixed("/identity-providers"),
+        "201 403 403 403 403 403",
+        lambda _: {
+            "name": "SSO",
+            "issuer": f"https://{uuid4().hex[:8]}.example.com",
+            "client_id": "lens",
+            "secret": "secret-of-the-case",
+        },
+    ),
+    "identity_providers_get": Case(
+        made("identity-providers", provider_of), "200 200 404 404 404 404"
+    ),
+    "identity_providers_update": Case(
+        made("identity-providers", provider_of), "200 403 404 404 404 404", named
+    ),
+    "agents_list": Case(fixed("/agents"), "200 200 200 200 403 200"),
+    "agents_create": Case(
+        fixed("/agents"),
+        "201 403 403 403 403 403",
+        lambda w: {**new(w), "team": str(w.team.pk)},
+    ),
+    "agents_get": Case(of("agents", "agent"), "200 200 200 404 404 200"),
+    "agents_update": Case(of("agents", "agent"), "200 403 403 404 404 403", named),
+    "agents_delete": Case(of("agents", "agent"), "204 403 403 404 404 403"),
+    "agents_disable": Case(of("agents", "agent", "/disable"), "200 403 403 404 404 403"),
+    "agents_enable": Case(of("agents", "agent", "/enable"), "200 403 403 404 404 403"),
+    "tokens_list": Case(fixed("/tokens"), "200 200 403 403 403 403"),
+    "tokens_create": Case(
+        fixed("/tokens"),
+        "201 403 403 403 403 403",
+        lambda w: {"agent": str(w.agent.pk), "name": "New"},
+    ),
+    "tokens_get": Case(
+        lambda w: f"/tokens/{w.minted.token.pk}",
+        "200 200 404 404 404 404",
+    ),
+    "tokens_delete": Case(
+        lambda w: f"/tokens/{w.minted.token.pk}",
+        "204 403 404 404 404 404",
+    ),
+    "credentials_list": Case(fixed("/credentials"), "200 200 403 200 403 403"),
+    "credentials_create": Case(
+        fixed("/credentials"),
+        "201 403 403 201 403 403",
+        lambda w: {
+            **new(w),
+            "value": "secret-of-the-case",
+            "project": str(w.project.pk),
+            "allowed_hosts": ["api.example.com"],
+        },
+    ),
+    "credentials_get": Case(of("credentials", "credential"), "200 200 404 200 404 404"),
+    "credentials_update": Case(
+        of("credentials", "credential"),
+        "200 403 404 200 404 404",
+        lambda _: {"value": "secret-of-the-case"},
+    ),
+    "credentials_delete": Case(of("credentials", "credential"), "409 403 404 409 404 404"),
+    "audit_events_list": Case(fixed("/audit-events"), "200 200 403 403 403 403"),
+    "audit_events_get": Case(made("audit-events", event_of), "200 200 404 404 404 404"),
+    "sandboxes_list": Case(fixed("/sandboxes"), "200 200 200 200 403 200"),
+    "sandboxes_get": Case(made("sandboxes", sandbox_of), "200 200 200 200 404 200"),
+    "sandboxes_stop": Case(
+        made("sandboxes", sandbox_of, "/stop"), "200 403 403 403 404 403", lambda _: {}
+    ),
+}
+# The fixture's agent is enabled, so enabling it changes nothing.
+CHANGES_NOTHING = {"agents_enable"}

@@ -1,0 +1,277 @@
+"""The REST API as a whole: each operation for each kind of caller, and what all of them promise."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import pytest
+from django.core.cache import cache
+from django.test import Client
+from openapi_spec_validator import validate
+
+from apps.audit.models import AuditEvent
+from apps.common.ids import token, token_hash
+from apps.orgs.models import IdempotentRequest, User
+from lensagents.api import document, routes
+from tests import factories
+from tests.apps.admin_support import browser
+from tests.contracts.api_cases import ACTORS, CASES, CHANGES_NOTHING, sandbox_of
+from tests.contracts.test_services import everything
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from django.http import HttpResponse
+
+    from tests.contracts.api_cases import Case
+    from tests.factories import World
+
+pytestmark = [pytest.mark.django_db, pytest.mark.database]
+
+ROOT = Path(__file__).resolve().parents[2]
+API = "/api/v1"
+DOCUMENT: dict[str, Any] = json.loads(document())
+WRITES = {"save", "create", "bulk_create", "get_or_create", "update_or_create", "bulk_update"}
+
+
+def operations() -> Iterator[tuple[str, str, str, dict[str, Any]]]:
+    """(operation id, method, path, operation) of the document."""
+    for path, item in DOCUMENT["paths"].items():
+        for method, operation in item.items():
+            yield operation["operationId"], method, path, operation
+
+
+METHODS = {name: method.upper() for name, method, _, _ in operations()}
+
+
+@pytest.fixture
+def acme() -> World:
+    return furnished(factories.acme())
+
+
+@pytest.fixture
+def globex() -> World:
+    return furnished(factories.globex())
+
+
+def furnished(world: World) -> World:
+    """With a sandbox and a provider."""
+    cache.clear()
+    sandbox_of(world)
+    browser(world.admin)
+    return world
+
+
+class Api:
+    """One caller of the API."""
+
+    def __init__(self, client: Client, **headers: str) -> None:
+        self.client = client
+        self.headers = headers
+
+    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> HttpResponse:
+        """Send a request, a change with `If-Match: *` unless the headers say otherwise."""
+        conditional = {"if-match": "*"} if method in ("PUT", "PATCH", "DELETE") else {}
+        return self.client.generic(  # type: ignore[return-value]  # the stubs' own response type
+            method,
+            API + path,
+            "" if body is None else json.dumps(body),
+            content_type="application/json",
+            headers={**conditional, **self.headers, **headers},
+        )
+
+
+def caller(world: World, name: str) -> Api:
+    """One of the world's callers."""
+    if name == "agent":
+        return Api(Client(), authorization=f"Bearer {world.minted.value}")
+    return Api(browser(getattr(world, name)))
+
+
+def send(api: Api, name: str, case: Case, world: World) -> HttpResponse:
+    """The case, against the objects of this world."""
+    return api.ask(METHODS[name], case.path(world), case.body(world) if case.body else None)
+
+
+def problem(response: HttpResponse) -> dict[str, Any]:
+    """The problem document of an error."""
+    assert response["Content-Type"] == "application/problem+json", response.content
+    found: dict[str, Any] = json.loads(response.content)
+    assert found["status"] == response.status_code
+    assert found["type"] == f"urn:lensagents:error:{found['code']}"
+    assert found["title"]
+    assert found["detail"]
+    assert found["instance"].startswith("urn:uuid:")
+    return found
+
+
+def stored() -> dict[str, list[dict[str, Any]]]:
+    """Every row but those that reading may write."""
+    found = everything()
+    for model in ("AuditEvent", "Revision", "UserSession"):
+        found.pop(model, None)
+    for row in found["AgentToken"]:
+        row.pop("last_used_at")
+    return found
+
+
+def test_every_operation_has_a_case() -> None:
+    assert set(METHODS) == set(CASES)
+
+
+def test_every_route_is_in_the_document() -> None:
+    """Django's own list of routes against the document's paths."""
+    shown = {re.sub(r"<uuid:(\w+)>", r"{id}", str(route.pattern)) for route in routes}
+    documented = {path.removeprefix(f"{API}/") for path in DOCUMENT["paths"]}
+    assert shown == documented
+
+
+@pytest.mark.parametrize("actor", ACTORS)
+@pytest.mark.parametrize("name", CASES)
+def test_each_caller_gets_what_its_role_allows(name: str, actor: str, acme: World) -> None:
+    case = CASES[name]
+    api = caller(acme, actor)
+    before, events = stored(), set(AuditEvent.objects.values_list("pk", flat=True))
+    response = send(api, name, case, acme)
+    assert response.status_code == case.expected(actor), response.content
+    left = list(AuditEvent.objects.exclude(pk__in=events))
+    if METHODS[name] == "GET" or response.status_code >= 400 or name in CHANGES_NOTHING:
+        assert left == []
+        assert stored() == before
+        return
+    (event,) = left
+    assert (event.org_id, event.result) == (acme.org.pk, "success")
+    assert event.principal_name == (acme.agent.name if actor == "agent" else api_name(acme, actor))
+    assert "secret-of-the-case" not in str(vars(event)) + response.content.decode()
+
+
+def api_name(world: World, actor: str) -> str:
+    return str(getattr(world, actor).name)
+
+
+@pytest.mark.parametrize("kind", ["admin", "agent"])
+@pytest.mark.parametrize("name", CASES)
+def test_a_stranger_finds_nothing_of_it(name: str, kind: str, acme: World, globex: World) -> None:
+    """Someone of another organization, with our ids in path and body: absent, and not told."""
+    case = CASES[name]
+    stranger = caller(globex, kind)
+    ours = own_ids(acme)
+    before = stored()
+    response = send(stranger, name, case, acme)
+    text = response.content.decode()
+    assert not [key for key in ours if key in text and key not in case.path(acme)]
+    if any(str(key) in case.path(acme) for key in ours):
+        assert response.status_code == 404
+        assert problem(response)["detail"] == "Not found."
+        absent = re.sub(r"[0-9a-f-]{36}", "019a0000-0000-7000-8000-000000000000", case.path(acme))
+        other = stranger.ask(METHODS[name], absent, case.body(acme) if case.body else None)
+        assert without_instance(other) == without_instance(response)
+    if response.status_code >= 400:
+        assert stored() == before
+    assert "acme" not in text.lower()
+
+
+def own_ids(world: World) -> set[str]:
+    return {
+        str(row["id"])
+        for rows in everything().values()
+        for row in rows
+        if isinstance(row.get("id"), UUID) and row.get("org_id", row["id"]) == world.org.pk
+    } | {str(actor.id) for actor in (world.admin, world.member)}
+
+
+def without_instance(response: HttpResponse) -> dict[str, Any]:
+    return {**problem(response), "instance": ""}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_without_a_credential_there_is_nothing(name: str, acme: World) -> None:
+    sandbox = sandbox_of(acme)
+    value = token("lnsb")
+    sandbox.token_hash = token_hash(value)
+    sandbox.state = "ready"
+    sandbox.save()
+    operator = User.objects.create(email="operator@example.com", is_operator=True)
+    unplaced = Client()
+    unplaced.force_login(operator)
+    strangers = {
+        "token_missing": [Api(Client()), Api(Client(), authorization="Basic bGVuczpsZW5z")],
+        "token_unknown": [
+            Api(Client(), authorization="Bearer lns_" + "x" * 43),
+            Api(Client(), authorization="Bearer x"),
+        ],
+        "token_audience": [Api(Client(), authorization=f"Bearer {value}")],
+    }
+    before = stored()
+    for code, callers in strangers.items():
+        for api in callers:
+            response = send(api, name, CASES[name], acme)
+            assert response.status_code == 401, response.content
+            assert problem(response)["code"] == code
+            assert response["WWW-Authenticate"].startswith("Bearer")
+    assert send(Api(unplaced), name, CASES[name], acme).status_code == 401
+    assert stored() == before
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method != "GET"])
+def test_a_session_needs_the_csrf_token(name: str, acme: World) -> None:
+    client = browser(acme.admin)
+    client.handler.enforce_csrf_checks = True
+    before = stored()
+    response = send(Api(client), name, CASES[name], acme)
+    assert (response.status_code, problem(response)["code"]) == (403, "csrf_failed")
+    assert stored() == before
+
+
+def test_the_document_is_valid_and_complete() -> None:
+    validate(DOCUMENT)
+    names = [name for name, *_ in operations()]
+    assert len(names) == len(set(names)) >= 49
+    for name, method, path, operation in operations():
+        assert operation["summary"], name
+        assert operation["description"], name
+        assert operation["security"], name
+        errors = {status for status in operation["responses"] if status >= "400"}
+        assert {"400", "401", "403", "404", "406", "429", "500", "503"} <= errors, name
+        headers = {found["name"] for found in operation.get("parameters", ())}
+        if method in ("put", "patch", "delete"):
+            assert "If-Match" in headers, name
+            assert {"412", "428"} <= errors, name
+        if method == "post" and not path.endswith(("/validate", "/diff", "/simulate")):
+            assert "Idempotency-Key" in headers, name
+        for status in errors:
+            assert list(operation["responses"][status]["content"]) == ["application/problem+json"]
+
+
+def test_the_document_is_the_same_for_everybody(acme: World) -> None:
+    for client in (Client(), browser(acme.admin)):
+        response = client.get(f"{API}/openapi.json")
+        assert response.status_code == 200
+        assert response.content == document()
+    assert "acme" not in document().decode()
+
+
+def api_modules() -> list[Path]:
+    found = [*ROOT.glob("apps/*/api.py"), *ROOT.glob("apps/*/api/*.py")]
+    return [*found, ROOT / "apps/common/api.py"]
+
+
+@pytest.mark.parametrize("path", api_modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_view_writes_nothing_by_itself(path: Path) -> None:
+    """Changes go through services: no view calls a writing method of rows or managers."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            assert node.func.attr not in WRITES, (node.lineno, node.func.attr)
+            if node.func.attr in ("delete", "update"):
+                holder = node.func.value
+                assert not isinstance(holder, (ast.Call, ast.Attribute)), node.lineno
+
+
+def test_nothing_is_kept_without_a_key(acme: World) -> None:
+    caller(acme, "admin").ask("POST", "/teams", {"slug": "x", "name": "X"})
+    assert not IdempotentRequest.objects.exists()
