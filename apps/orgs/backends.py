@@ -7,19 +7,21 @@ and `sub`, asks only through `outbound`, and never looks a person up by e-mail a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from django.urls import reverse
 from mozilla_django_oidc.auth import OIDCAuthenticationBackend
 from mozilla_django_oidc.utils import absolutify
 
+from apps.orgs import session
 from apps.orgs.models import User
 from apps.orgs.oidc import tokens
 from apps.orgs.oidc.client import client_for
 from apps.orgs.oidc.errors import bad_answer
 from apps.orgs.oidc.flow import Purpose
+from apps.orgs.services.sessions import Arrival
 from apps.orgs.services.setup import setup_complete
-from apps.orgs.services.sign_in import sign_in
+from apps.orgs.services.sign_in import prove, sign_in
 
 if TYPE_CHECKING:
     import uuid
@@ -48,13 +50,16 @@ class OrganizationBackend(OIDCAuthenticationBackend):
         flow: Flow | None = getattr(request, "oidc_flow", None)
         if request is None or flow is None:
             return None
-        claims = self.claims(request, flow, nonce, code_verifier)
-        complete = setup_complete if flow.purpose is Purpose.SETUP else sign_in
-        return complete(flow.idp, claims)
+        arrival = self.arrival(request, flow, nonce, code_verifier)
+        request.oidc_arrival = arrival  # type: ignore[attr-defined]  # for the session
+        if flow.purpose is Purpose.SETUP:
+            recovered = session.recovered_organization(request)
+            return setup_complete(flow.idp, arrival.claims, flow.fingerprint, recovered)
+        if flow.purpose is Purpose.TEST:
+            return prove(flow.idp, arrival.claims, flow.fingerprint)
+        return sign_in(flow.idp, arrival.claims, flow.invitation)
 
-    def claims(
-        self, request: HttpRequest, flow: Flow, nonce: str, code_verifier: str
-    ) -> dict[str, Any]:
+    def arrival(self, request: HttpRequest, flow: Flow, nonce: str, code_verifier: str) -> Arrival:
         """What the provider says of whoever came back, verified."""
         client = client_for(flow.idp)
         answer = client.exchange(
@@ -67,7 +72,7 @@ class OrganizationBackend(OIDCAuthenticationBackend):
             }
         )
         id_token, access_token = answer.get("id_token"), answer.get("access_token")
-        header = tokens.header_of(id_token)
+        header = tokens.header_of(id_token, flow.idp.algorithms)
         if not isinstance(access_token, str) or not isinstance(id_token, str):
             raise bad_answer("there is no access token in it")
         claims = tokens.verified(
@@ -78,9 +83,10 @@ class OrganizationBackend(OIDCAuthenticationBackend):
             nonce=nonce,
             access_token=access_token,
         )
-        if "email" in claims:
-            return claims
-        return {**client.userinfo(access_token, claims["sub"]), **claims}
+        lacking = {"email", flow.idp.group_claim} - {""} - claims.keys()
+        if lacking:
+            claims = {**client.userinfo(access_token, claims["sub"]), **claims}
+        return Arrival(claims, id_token)
 
     def get_user(self, user_id: uuid.UUID | str) -> User | None:
         """The active person of a session, read anew in each request."""

@@ -27,10 +27,14 @@ class OrganizationMiddleware:
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         """End a session that is too old, then find out who acts where."""
-        if request.user.is_authenticated and session.is_over(request.session):
+        if request.user.is_authenticated and _is_over(request):
             auth.logout(request)
         _place(request)
         return self.get_response(request)
+
+
+def _is_over(request: HttpRequest) -> bool:
+    return session.is_over(request.session) or session.row_of(request) is None
 
 
 def _place(request: HttpRequest) -> None:

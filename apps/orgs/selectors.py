@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 from django.db.models import Q, QuerySet
 
+from apps.common import clock
 from apps.orgs.access import ADMIN, AUDITOR, VERBS
 from apps.orgs.models import (
     Membership,
     Organization,
+    OrgRole,
     Project,
     ProjectGrant,
     ProjectRole,
@@ -27,6 +29,32 @@ if TYPE_CHECKING:
     RowType = TypeVar("RowType", bound=TenantRow)
 
 
+STRENGTH = (OrgRole.ADMIN, OrgRole.AUDITOR, OrgRole.MEMBER)
+
+
+def strongest(*roles: str) -> str:
+    """The strongest of some organization roles; an empty string when there is none."""
+    return next((role.value for role in STRENGTH if role in roles), "")
+
+
+def live_membership(prefix: str = "") -> Q:
+    """Memberships of which some part counts now; `prefix` leads to them (`memberships__`)."""
+    by_hand = ~Q(**{f"{prefix}manual_role": ""}) & _not_ended(prefix)
+    return by_hand | ~Q(**{f"{prefix}group_role": ""})
+
+
+def live_team_membership(prefix: str = "") -> Q:
+    """The same for memberships in teams."""
+    return Q(**{f"{prefix}by_group": True}) | (Q(**{f"{prefix}by_hand": True}) & _not_ended(prefix))
+
+
+def role_now(membership: Membership) -> str:
+    """The organization role that counts now, also before a sweep has seen that a part ended."""
+    end = membership.expires_at
+    by_hand = membership.manual_role if end is None or end > clock.now() else ""
+    return strongest(by_hand, membership.group_role)
+
+
 def actor_for(user: User, org: Organization) -> Actor | None:
     """The person as an actor in this organization; None without a membership that counts."""
     membership = (
@@ -34,17 +62,20 @@ def actor_for(user: User, org: Organization) -> Actor | None:
         .select_related("user")
         .first()
     )
-    if membership is None:
+    role = role_now(membership) if membership else ""
+    if membership is None or not role:
         return None
     team_ids = tuple(
-        Team.objects.filter(memberships=membership, deleted_at=None).values_list("pk", flat=True)
+        membership.team_memberships.filter(live_team_membership(), team__deleted_at=None)
+        .order_by("team")
+        .values_list("team", flat=True)
     )
     return Actor(
         kind=PrincipalKind.USER,
         id=str(user.pk),
         name=membership.user.email,
         org_id=org.pk,
-        role=membership.role,
+        role=role,
         project_roles=_project_roles(org, team_ids),
         team_ids=team_ids,
     )
@@ -53,7 +84,9 @@ def actor_for(user: User, org: Organization) -> Actor | None:
 def organizations_of(user: User) -> QuerySet[Organization]:
     """The organizations that the person may open."""
     return Organization.objects.filter(
-        pk__in=Membership.objects.filter(user=user, user__is_active=True).values("org"),
+        pk__in=Membership.objects.filter(live_membership(), user=user, user__is_active=True).values(
+            "org"
+        ),
         closed_at=None,
     ).order_by("name")
 
@@ -113,6 +146,11 @@ def visible(
 def projects_of(actor: Actor, role: str | None = None) -> list[uuid.UUID]:
     """The projects on which the actor holds `role` (None: any) through a team."""
     return [project for project, held in actor.project_roles if role in (None, held)]
+
+
+def _not_ended(prefix: str) -> Q:
+    field = f"{prefix}expires_at"
+    return Q(**{field: None}) | Q(**{f"{field}__gt": clock.now()})
 
 
 def _project_roles(

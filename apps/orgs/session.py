@@ -14,28 +14,58 @@ from django.conf import settings
 from django.contrib import auth
 
 from apps.common.errors import NotFound
-from apps.orgs.models import IdentityProvider, Organization, User
+from apps.orgs.addresses import address_of
+from apps.orgs.models import IdentityProvider, Organization, User, UserSession
 from apps.orgs.selectors import organizations_of
+from apps.orgs.services.sessions import live_session, session_begin, sessions_end
 
 if TYPE_CHECKING:
     from django.contrib.sessions.backends.base import SessionBase
     from django.db.models import QuerySet
     from django.http import HttpRequest
 
+    from apps.orgs.models import SetupLink
+    from apps.orgs.services.sessions import Arrival
+
 ORG: Final = "org"
 ISSUER: Final = "issuer"
 STARTED: Final = "signed_in_at"
+ROW: Final = "row"
 SETUP_UNTIL: Final = "setup_until"
+RECOVERED: Final = "recovered"
+INVITATION: Final = "invitation"
 SETUP_SECONDS: Final = 3600
 
 
-def begin(request: HttpRequest, user: User, idp: IdentityProvider) -> None:
+def begin(request: HttpRequest, user: User, idp: IdentityProvider, arrival: Arrival) -> None:
     """A new session for the person: nothing of the old one is kept, and its key is new."""
+    end(request, by="new sign-in")
     request.session.flush()
     auth.login(request, user)
+    row = session_begin(
+        user,
+        idp,
+        arrival,
+        address=address_of(request),
+        agent=request.headers.get("User-Agent", ""),
+    )
+    request.session[ROW] = str(row.pk)
     request.session[ORG] = str(idp.org_id)
     request.session[ISSUER] = idp.issuer
     request.session[STARTED] = int(time.time())
+
+
+def end(request: HttpRequest, *, by: str) -> None:
+    """This browser's session is over; its cookie would open nothing any more."""
+    row = request.session.get(ROW)
+    if row:
+        sessions_end(UserSession.objects.filter(pk=row), by=by)
+
+
+def row_of(request: HttpRequest) -> UserSession | None:
+    """The session's row, if it has not ended: a provider, an admin or a removal may have."""
+    row = request.session.get(ROW)
+    return live_session(row, request.user) if row and isinstance(request.user, User) else None
 
 
 def is_over(session: SessionBase) -> bool:
@@ -64,13 +94,22 @@ def organization_switch(request: HttpRequest, org_id: str) -> Organization:
     return org
 
 
-def begin_setup(request: HttpRequest) -> None:
+def begin_setup(request: HttpRequest, link: SetupLink) -> None:
     """A set-up session: it belongs to no person and ends after an hour."""
     request.session.flush()
     request.session[SETUP_UNTIL] = int(time.time()) + SETUP_SECONDS
+    request.session[RECOVERED] = str(link.org_id or "")
 
 
 def in_setup(request: HttpRequest) -> bool:
     """Whether this is a set-up session that has not ended."""
     until = request.session.get(SETUP_UNTIL)
     return isinstance(until, int) and time.time() < until
+
+
+def recovered_organization(request: HttpRequest) -> Organization | None:
+    """The organization whose sign-in this set-up session connects anew; None in a first set-up."""
+    org_id = request.session.get(RECOVERED)
+    if not org_id or not in_setup(request):
+        return None
+    return Organization.objects.filter(pk=org_id, closed_at=None).first()

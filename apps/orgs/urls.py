@@ -9,6 +9,7 @@ urlpatterns = [
     path("login/<slug:slug>/", sign_in.login, name="login_organization"),
     path("logout/", sign_in.logout, name="logout"),
     path("oidc/start/<uuid:idp>/", sign_in.SignInView.as_view(), name="oidc_start"),
+    path("oidc/test/<uuid:idp>/", sign_in.TestView.as_view(), name="oidc_test"),
     path("oidc/callback/", sign_in.ArrivalView.as_view(), name="oidc_authentication_callback"),
     path("setup/", setup.begin, name="setup"),
     path("setup/open/", setup.use_link, name="setup_use_link"),

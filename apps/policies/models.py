@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from django.db import models
 
 from apps.common.tenancy import TenantRow
+
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class PolicyKind(models.TextChoices):
@@ -180,3 +185,89 @@ class CredentialBinding(TenantRow):
 
     def __str__(self) -> str:
         return f"{self.credential} on {self.pattern}"
+
+
+class PolicyTest(TenantRow):
+    """What the policy must decide for a tool or for a method and URL.
+
+    Asked for anybody of a team, or for an agent: both by slug, since a test outlives them. `team`
+    is for the ceiling only; `agent` is left out in an agent policy, which is about its own.
+    """
+
+    policy = models.ForeignKey(Policy, on_delete=models.CASCADE, related_name="tests")
+    position = models.PositiveIntegerField(default=0)
+    team = models.CharField(max_length=63, blank=True)
+    agent = models.CharField(max_length=63, blank=True)
+    tier = models.CharField(
+        max_length=16,
+        blank=True,
+        choices=[
+            ("interactive", "Interactive"),
+            ("subagent", "Subagent"),
+            ("background", "Background"),
+            ("api", "API"),
+        ],
+    )
+    tool = models.CharField(max_length=64, blank=True)
+    method = models.CharField(max_length=16, blank=True)
+    url = models.CharField("URL", max_length=2000, blank=True)
+    expect = models.CharField(
+        max_length=8,
+        choices=[
+            ("allow", "Allow"),
+            ("direct", "Direct"),
+            ("ask", "Ask"),
+            ("approve", "Approve"),
+            ("deny", "Deny"),
+        ],
+        default="deny",
+    )
+    note = models.CharField(max_length=200, blank=True)
+
+    class Meta:
+        ordering = ["position", "id"]
+        constraints = [
+            models.CheckConstraint(
+                name="policy_test_expect",
+                condition=models.Q(expect__in=["allow", "direct", "ask", "approve", "deny"]),
+            ),
+            models.CheckConstraint(
+                name="policy_test_asks_one_thing",
+                condition=models.Q(tool="") ^ models.Q(url=""),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.tool or f'{self.method} {self.url}'} → {self.expect}"
+
+
+class PolicyVersion(TenantRow):
+    """A document as it was saved once: never changed, gone only with its policy.
+
+    `restored_from` is the version that a rollback brought back. The author is kept by name, too:
+    people and agents go, what they did stays.
+    """
+
+    policy = models.ForeignKey(Policy, on_delete=models.CASCADE, related_name="versions")
+    number = models.PositiveIntegerField()
+    document = models.JSONField()
+    author_kind = models.CharField(max_length=16)
+    author_id = models.CharField(max_length=64)
+    author_name = models.CharField("author", max_length=255)
+    reason = models.CharField(max_length=500, blank=True)
+    restored_from = models.PositiveIntegerField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["-number"]
+        constraints = [
+            models.UniqueConstraint(fields=["policy", "number"], name="policy_version_number")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.policy} v{self.number}"
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """Once."""
+        if not self._state.adding:
+            raise TypeError("A version of a policy is never changed.")
+        super().save(*args, **kwargs)

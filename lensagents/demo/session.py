@@ -24,7 +24,7 @@ from apps.audit.models import AuditEvent, Surface
 from apps.common import clock
 from apps.orgs import devidp
 from apps.orgs.models import IdentityProvider
-from apps.orgs.services.identity_providers import idp_create_development, idp_mark_working
+from apps.orgs.services.identity_providers import idp_create_development, idp_enable
 from apps.orgs.types import SYSTEM
 from lensagents.demo import play
 from lensagents.demo.seed import PEOPLE, seed
@@ -91,7 +91,7 @@ def connect_sign_in(org: Organization) -> None:
     people = [{"sub": email, "email": email, "name": name} for email, name, _, _ in PEOPLE]
     issuer = devidp.prepare(settings.DATA_DIR, people)
     if not IdentityProvider.objects.filter(org=org, issuer=issuer).exists():
-        idp_mark_working(idp_create_development(org, issuer=issuer, actor=SYSTEM), actor=SYSTEM)
+        idp_enable(idp_create_development(org, issuer=issuer, actor=SYSTEM), actor=SYSTEM)
 
 
 def _line(one: play.Told) -> str:

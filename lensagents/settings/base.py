@@ -111,6 +111,8 @@ LOGOUT_REDIRECT_URL = "/login/"
 # lower-case form, which is stronger, but which the check cannot see.
 SILENCED_SYSTEM_CHECKS = ["auth.W004"]
 SESSION_HOURS = env.number("SESSION_HOURS", 12, low=1, high=24 * 7)
+# Proxies whose X-Forwarded-For is believed; from anybody else it is what the caller typed.
+TRUSTED_PROXIES = env.networks("TRUSTED_PROXIES")
 # The development identity provider: `embedded` may start it, `server` never.
 DEV_IDP_ALLOWED = False
 DEV_IDP_PORT = env.number("DEV_IDP_PORT", 0, low=0, high=65535)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import time
+import uuid
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin
@@ -10,9 +12,9 @@ from django.test import Client
 from django.urls import reverse
 
 from apps.common import clock
-from apps.orgs.models import IdentityProvider, Organization, User
+from apps.orgs.models import IdentityProvider, Organization, User, UserSession
 from apps.orgs.session import ISSUER as SESSION_ISSUER
-from apps.orgs.session import ORG, STARTED
+from apps.orgs.session import ORG, ROW, STARTED
 
 if TYPE_CHECKING:
     from apps.orgs.types import Actor
@@ -26,13 +28,21 @@ def browser(actor: Actor) -> Client:
     client.force_login(User.objects.get(pk=actor.id))
     assert actor.org_id is not None
     org = Organization.objects.get(pk=actor.org_id)
-    IdentityProvider.objects.get_or_create(
+    idp, _ = IdentityProvider.objects.get_or_create(
         org=org,
         issuer=ISSUER,
         defaults={"name": "IdP", "client_id": "lens", "working_at": clock.now()},
     )
+    row = UserSession.objects.create(
+        org=org,
+        idp=idp,
+        user_id=uuid.UUID(actor.id),
+        subject=actor.id,
+        expires_at=clock.now() + dt.timedelta(hours=1),
+    )
     session = client.session
     session.update({ORG: str(org.pk), SESSION_ISSUER: ISSUER, STARTED: int(time.time())})
+    session[ROW] = str(row.pk)
     session.save()
     return client
 

@@ -6,6 +6,7 @@ that a test can take any of them from the stranger's instead: that is the point.
 
 from __future__ import annotations
 
+import datetime as dt
 import importlib
 import inspect
 import pkgutil
@@ -15,9 +16,18 @@ from uuid import UUID
 
 import apps
 from apps.agents import services as agents
+from apps.common import clock
 from apps.connections import services as connections
-from apps.orgs.models import Membership
-from apps.orgs.services.identity_providers import idp_create
+from apps.orgs.models import Membership, UserSession
+from apps.orgs.services.domains import domain_create
+from apps.orgs.services.identity_providers import (
+    fingerprint_of,
+    idp_create,
+    idp_enable,
+    idp_prove,
+)
+from apps.orgs.services.invitations import invitation_create
+from apps.orgs.services.mappings import mapping_create
 from apps.orgs.types import SYSTEM
 from apps.policies.documents import BindingDoc, DomainRuleDoc, PolicyDocument, document_of
 from apps.sandboxes.models import Sandbox
@@ -26,7 +36,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from apps.connections.models import Credential
-    from apps.orgs.models import IdentityProvider
+    from apps.orgs.models import (
+        EmailDomain,
+        GroupMapping,
+        IdentityProvider,
+        Invitation,
+        User,
+    )
     from tests.factories import World
 
 
@@ -86,6 +102,56 @@ def _provider(world: World) -> IdentityProvider:
     )
 
 
+def _other_provider(world: World) -> IdentityProvider:
+    return idp_create(
+        world.org,
+        name="Other",
+        issuer="https://other.example.com",
+        client_id="lens",
+        secret="secret-of-the-recipe",
+        actor=SYSTEM,
+    )
+
+
+def _proven(world: World) -> IdentityProvider:
+    idp = _provider(world)
+    return idp_prove(idp, fingerprint=fingerprint_of(idp), by="a@b.example", actor=SYSTEM)
+
+
+def _in_use(world: World) -> IdentityProvider:
+    """One of two, so that it may be disabled."""
+    for idp in (_other_provider(world), made := _provider(world)):
+        proven = idp_prove(idp, fingerprint=fingerprint_of(idp), by="a@b.example", actor=SYSTEM)
+        idp_enable(proven, actor=SYSTEM)
+    return made
+
+
+def _domain(world: World) -> EmailDomain:
+    return domain_create(_provider(world), domain=f"{world.org.slug}.example", actor=SYSTEM)
+
+
+def _mapping(world: World) -> GroupMapping:
+    return mapping_create(_provider(world), group="sre", team=world.team, actor=SYSTEM)
+
+
+def _invitation(world: World) -> Invitation:
+    return invitation_create(world.org, email="guest@people.example", actor=SYSTEM).invitation
+
+
+def _user(world: World) -> User:
+    return _membership(world).user
+
+
+def _session(world: World) -> UserSession:
+    return UserSession.objects.create(
+        org=world.org,
+        idp=_provider(world),
+        user=_user(world),
+        subject="sub",
+        expires_at=clock.now() + dt.timedelta(hours=1),
+    )
+
+
 def _sandbox(world: World) -> Sandbox:
     return Sandbox.objects.create(
         org=world.org,
@@ -126,7 +192,24 @@ RECIPES: dict[str, Recipe] = {
     ),
     "idp_create_development": Recipe(lambda w: w.org, {"issuer": "http://127.0.0.1:9/"}),
     "idp_update": Recipe(_provider, {"name": "Other", "client_id": "other"}),
-    "idp_mark_working": Recipe(_provider),
+    "idp_enable": Recipe(_proven),
+    "idp_disable": Recipe(_in_use),
+    "idp_delete": Recipe(_provider),
+    "domain_create": Recipe(_provider, {"domain": "people.example"}),
+    "domain_move": Recipe(_domain, rows={"idp": _other_provider}),
+    "domain_delete": Recipe(_domain),
+    "mapping_create": Recipe(_provider, {"group": "sre"}, {"team": lambda w: w.team}),
+    "mapping_update": Recipe(
+        _mapping, {"group": "ops", "role": "member"}, {"team": lambda w: w.other_team}
+    ),
+    "mapping_delete": Recipe(_mapping),
+    "invitation_create": Recipe(
+        lambda w: w.org, {"email": "new@people.example"}, {"teams": lambda w: [w.team]}
+    ),
+    "invitation_revoke": Recipe(_invitation),
+    "session_end": Recipe(_session),
+    "membership_renew": Recipe(_membership),
+    "user_deprovision": Recipe(_user, rows={"org": lambda w: w.org}),
     "team_create": Recipe(lambda w: w.org, NEW),
     "team_update": Recipe(lambda w: w.team, {"name": "Other"}),
     "team_delete": Recipe(lambda w: w.team),

@@ -9,8 +9,16 @@ from apps.orgs.models.oauth import (
     OAuthRefreshToken,
 )
 from apps.orgs.models.people import Identity, SetupLink, User
-from apps.orgs.models.tenants import (
+from apps.orgs.models.sign_in import (
+    BreakGlass,
+    EmailDomain,
+    GroupMapping,
     IdentityProvider,
+    Invitation,
+    InvitationTeam,
+    UserSession,
+)
+from apps.orgs.models.tenants import (
     Membership,
     Organization,
     OrgRole,
@@ -23,8 +31,13 @@ from apps.orgs.models.tenants import (
 )
 
 __all__ = [
+    "BreakGlass",
+    "EmailDomain",
+    "GroupMapping",
     "Identity",
     "IdentityProvider",
+    "Invitation",
+    "InvitationTeam",
     "Membership",
     "OAuthAccessToken",
     "OAuthApplication",
@@ -42,4 +55,5 @@ __all__ = [
     "Team",
     "TeamMembership",
     "User",
+    "UserSession",
 ]

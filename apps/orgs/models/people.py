@@ -101,8 +101,15 @@ class Identity(Row):
 
 
 class SetupLink(Row):
-    """A single-use link that opens a set-up session; only the hash of its token is stored."""
+    """A single-use link that opens a set-up session; only the hash of its token is stored.
 
+    With an organization it is a recovery: its sign-in is connected anew, for the given reason.
+    """
+
+    org = models.ForeignKey(
+        "orgs.Organization", on_delete=models.PROTECT, related_name="+", null=True
+    )
+    reason = models.CharField(max_length=500, blank=True, default="")
     token_hash = models.CharField(max_length=64, unique=True)
     expires_at = models.DateTimeField()
     used_at = models.DateTimeField(null=True, blank=True)

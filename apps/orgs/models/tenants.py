@@ -50,6 +50,17 @@ class Organization(Row):
         help_text="On a host that has neither namespaces nor network rules by user, a sandbox is "
         "held by Landlock and seccomp alone. Its self-test names what is open then.",
     )
+    manual_days = models.PositiveSmallIntegerField(
+        "days until a membership given by hand ends",
+        default=90,
+        validators=_between(1, 3_650),
+        help_text="1 to 3650. What groups of the identity provider give does not end by itself.",
+    )
+    break_glass_consent = models.BooleanField(
+        "operators must ask before they look",
+        default=False,
+        help_text="An operator's emergency access waits until an organization admin approves it.",
+    )
 
     class Meta:
         verbose_name = "organization"
@@ -115,10 +126,20 @@ class ProjectRole(models.TextChoices):
 
 
 class Membership(TenantRow):
-    """A person in an organization, with an organization role."""
+    """A person in an organization. `role` is the stronger of two parts, either of which may be
+    empty: what an admin gave (`manual_role`, which ends at `expires_at`; None = never) and what the
+    groups of the identity provider gave at the last sign-in (`group_role`).
+    """
 
     user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="memberships")
     role = models.CharField(max_length=16, choices=OrgRole, default=OrgRole.MEMBER)
+    manual_role = models.CharField(
+        "role given by hand", max_length=16, choices=OrgRole, blank=True, default=""
+    )
+    group_role = models.CharField(
+        "role from groups", max_length=16, choices=OrgRole, blank=True, default="", editable=False
+    )
+    expires_at = models.DateTimeField("ends", null=True, blank=True, editable=False)
     teams = models.ManyToManyField(Team, through="TeamMembership", related_name="memberships")
 
     class Meta:
@@ -128,6 +149,9 @@ class Membership(TenantRow):
             models.CheckConstraint(
                 condition=models.Q(role__in=["admin", "auditor", "member"]), name="membership_role"
             ),
+            models.CheckConstraint(
+                condition=~models.Q(manual_role="", group_role=""), name="membership_has_a_part"
+            ),
         ]
 
     def __str__(self) -> str:
@@ -135,16 +159,25 @@ class Membership(TenantRow):
 
 
 class TeamMembership(TenantRow):
-    """A member of an organization in one of its teams."""
+    """A member of an organization in one of its teams, given by hand (until `expires_at`; None =
+    never), by a group of the identity provider, or by both.
+    """
 
     membership = models.ForeignKey(
         Membership, on_delete=models.CASCADE, related_name="team_memberships"
     )
     team = models.ForeignKey(Team, on_delete=models.CASCADE, related_name="team_memberships")
+    by_hand = models.BooleanField(default=True, editable=False)
+    by_group = models.BooleanField(default=False, editable=False)
+    expires_at = models.DateTimeField("ends", null=True, blank=True, editable=False)
 
     class Meta:
         constraints = [
-            models.UniqueConstraint(fields=["membership", "team"], name="team_membership_once")
+            models.UniqueConstraint(fields=["membership", "team"], name="team_membership_once"),
+            models.CheckConstraint(
+                condition=models.Q(by_hand=True) | models.Q(by_group=True),
+                name="team_membership_has_a_part",
+            ),
         ]
 
     def __str__(self) -> str:
@@ -168,26 +201,6 @@ class ProjectGrant(TenantRow):
 
     def __str__(self) -> str:
         return f"{self.team}: {self.get_role_display().lower()} of {self.project}"
-
-
-class IdentityProvider(TenantRow):
-    """An organization's OpenID provider. `working_at` is set by a sign-in that succeeded."""
-
-    name = models.CharField(max_length=200)
-    issuer = models.CharField(max_length=500)
-    client_id = models.CharField("client ID", max_length=255)
-    secret_key_id = models.CharField(max_length=16, editable=False, default="")
-    secret_iv = models.BinaryField(editable=False, default=b"")
-    secret_ciphertext = models.BinaryField(editable=False, default=b"")
-    is_development = models.BooleanField(default=False, editable=False)
-    working_at = models.DateTimeField(null=True, blank=True, editable=False)
-
-    class Meta:
-        verbose_name = "identity provider"
-        constraints = [models.UniqueConstraint(fields=["org", "issuer"], name="idp_issuer_in_org")]
-
-    def __str__(self) -> str:
-        return self.name
 
 
 class Revision(models.Model):

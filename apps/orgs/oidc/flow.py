@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from apps.orgs.models import IdentityProvider
 from apps.orgs.oidc.errors import SignInError
+from apps.orgs.services.identity_providers import configured
 
 if TYPE_CHECKING:
     from django.contrib.sessions.backends.base import SessionBase
@@ -27,15 +28,22 @@ class Purpose(StrEnum):
 
     SIGN_IN = "sign_in"
     SETUP = "setup"
+    TEST = "test"
 
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """A sign-in that has left for the provider."""
+    """A sign-in that has left for the provider.
+
+    A test, also that of the set-up, is of the configuration as it will be: `idp` has then what
+    waits for a test put in, and `fingerprint` says what it was when the browser left.
+    """
 
     idp: IdentityProvider
     purpose: Purpose
     next_url: str
+    fingerprint: str = ""
+    invitation: str = ""
 
 
 def remember(session: SessionBase, state: str, flow: Flow) -> None:
@@ -44,6 +52,8 @@ def remember(session: SessionBase, state: str, flow: Flow) -> None:
         "idp": str(flow.idp.pk),
         "purpose": str(flow.purpose),
         "next": flow.next_url,
+        "fingerprint": flow.fingerprint,
+        "invitation": flow.invitation,
     }
     session.modified = True
 
@@ -56,10 +66,14 @@ def recall(session: SessionBase, state: str) -> Flow:
     if time.time() - entry.get("added_on", 0) > MAX_SECONDS:
         forget(session, state)
         raise _unknown("the state is too old")
-    idp = IdentityProvider.objects.filter(pk=entry["idp"], org__closed_at=None).first()
+    row = IdentityProvider.objects.filter(pk=entry["idp"], org__closed_at=None)
+    idp = row.select_related("org").first()
     if idp is None:
         raise _unknown("its identity provider is gone")
-    return Flow(idp, Purpose(entry["purpose"]), entry["next"])
+    purpose = Purpose(entry["purpose"])
+    if purpose is not Purpose.SIGN_IN:
+        idp = configured(idp)
+    return Flow(idp, purpose, entry["next"], entry["fingerprint"], entry["invitation"])
 
 
 def forget(session: SessionBase, state: str) -> dict[str, Any]:

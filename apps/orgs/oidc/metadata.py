@@ -10,12 +10,12 @@ from django.core.cache import cache
 
 from apps.common import outbound
 from apps.common.errors import Invalid, LensError, Upstream
+from apps.orgs.oidc.algorithms import KEY_TYPES
 from apps.orgs.oidc.errors import bad_answer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-ALGORITHMS = ("RS256", "ES256")
 CACHE_SECONDS = 600
 KEYS_REFRESH_SECONDS = 30
 WELL_KNOWN = "/.well-known/openid-configuration"
@@ -30,6 +30,7 @@ class Metadata:
     token_endpoint: str
     jwks_uri: str
     userinfo_endpoint: str
+    end_session_endpoint: str
     basic: bool
 
 
@@ -39,7 +40,7 @@ def discover(issuer: str, *, loopback_origin: str = "", fresh: bool = False) -> 
     The `issuer` inside must be the very string that was asked for (Discovery section 4.3): else one
     provider could speak for another.
     """
-    key = _key("metadata", issuer)
+    key = _key("metadata-2", issuer)
     known = None if fresh else cache.get(key)
     if known:
         return Metadata(**known)
@@ -84,20 +85,19 @@ def _parse(issuer: str, raw: Mapping[str, Any], loopback_origin: str) -> Metadat
             field="issuer",
         )
     algorithms = raw.get("id_token_signing_alg_values_supported")
-    if isinstance(algorithms, list) and not set(ALGORITHMS) & {str(name) for name in algorithms}:
-        raise Invalid(f"The provider signs with none of {', '.join(ALGORITHMS)}.", field="issuer")
+    if isinstance(algorithms, list) and not set(KEY_TYPES) & {str(name) for name in algorithms}:
+        raise Invalid(f"The provider signs with none of {', '.join(KEY_TYPES)}.", field="issuer")
     endpoints = {
         name: _endpoint(raw, name, loopback_origin)
         for name in ("authorization_endpoint", "token_endpoint", "jwks_uri")
     }
-    userinfo = "userinfo_endpoint"
-    if raw.get(userinfo):
-        endpoints[userinfo] = _endpoint(raw, userinfo, loopback_origin)
+    for name in ("userinfo_endpoint", "end_session_endpoint"):
+        endpoints[name] = _endpoint(raw, name, loopback_origin) if raw.get(name) else ""
     methods = raw.get("token_endpoint_auth_methods_supported") or ["client_secret_basic"]
     return Metadata(
         issuer=issuer,
         basic=isinstance(methods, list) and "client_secret_basic" in methods,
-        **{userinfo: "", **endpoints},
+        **endpoints,
     )
 
 

@@ -1,9 +1,9 @@
 """ID tokens, judged as OpenID Connect Core 1.0 section 3.1.3.7 says, and one notch stricter.
 
-Checked: an asymmetric algorithm from our list and the key's own type; the signature; `iss` equal
-to the provider's issuer; our client in `aud`, and nobody else there without an `azp` that names us;
-`exp`, `iat`, `nbf`; `sub` present; `nonce` equal to the one of this very sign-in; `at_hash` where
-it is present.
+Checked: an asymmetric algorithm that this provider may use, and the key's own type; the signature;
+`iss` equal to the provider's issuer; our client in `aud`, and nobody else there without an `azp`
+that names us; `exp`, `iat`, `nbf`; `sub` present; `nonce` equal to the one of this very sign-in;
+`at_hash` where it is present.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ from typing import TYPE_CHECKING, Any
 
 import jwt
 
+from apps.orgs.oidc.algorithms import KEY_TYPES, hash_name
 from apps.orgs.oidc.errors import bad_answer
-from apps.orgs.oidc.metadata import ALGORITHMS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable, Sequence
 
 LEEWAY_SECONDS = 60
 MAX_TOKEN = 64_000
 MAX_SUBJECT = 255
-_KEY_TYPES = {"RS256": "RSA", "ES256": "EC"}
 
 
-def header_of(token: object) -> dict[str, Any]:
-    """The unverified header of an ID token whose algorithm we accept."""
+def header_of(token: object, algorithms: Collection[str]) -> dict[str, Any]:
+    """The unverified header of a token that says to be signed with one of these algorithms."""
     if not isinstance(token, str) or len(token) > MAX_TOKEN:
         raise bad_answer("there is no ID token in it")
     try:
         header = jwt.get_unverified_header(token)
     except jwt.InvalidTokenError:
         raise bad_answer("its ID token cannot be read") from None
-    if header.get("alg") not in ALGORITHMS:
-        raise bad_answer("its ID token is not signed with RS256 or ES256", code="algorithm_refused")
+    if header.get("alg") not in set(algorithms) & set(KEY_TYPES):
+        allowed = " or ".join(algorithms)
+        raise bad_answer(f"its token is not signed with {allowed}", code="algorithm_refused")
     return header
 
 
@@ -54,7 +54,7 @@ def matching_key(
     fitting = [
         key
         for key in keys
-        if key.get("kty") == _KEY_TYPES[alg]
+        if key.get("kty") == KEY_TYPES[alg]
         and key.get("alg", alg) == alg
         and key.get("use", "sig") == "sig"
         and (without_kid or key.get("kid") == kid)
@@ -67,6 +67,23 @@ def verified(
 ) -> dict[str, Any]:
     """The claims of an ID token that passes every check; SignInError for one that does not."""
     algorithm = jwt.get_unverified_header(token)["alg"]
+    claims = decoded(
+        token, key, issuer=issuer, client_id=client_id, need=("iss", "sub", "aud", "exp", "iat")
+    )
+    _check_audience(claims, client_id)
+    _check_subject(claims.get("sub"))
+    if not nonce or not _same(claims.get("nonce"), nonce):
+        raise bad_answer("its ID token is not for this sign-in (nonce)", code="nonce_mismatch")
+    if "at_hash" in claims and not _same(claims["at_hash"], _half_hash(access_token, algorithm)):
+        raise bad_answer("its access token is not the one it signed (at_hash)")
+    return claims
+
+
+def decoded(
+    token: str, key: dict[str, Any], *, issuer: str, client_id: str, need: Sequence[str]
+) -> dict[str, Any]:
+    """The claims of a token whose signature, `iss`, `aud` and times hold; SignInError else."""
+    algorithm = jwt.get_unverified_header(token)["alg"]
     try:
         claims: dict[str, Any] = jwt.decode(
             token,
@@ -75,20 +92,11 @@ def verified(
             issuer=issuer,
             audience=client_id,
             leeway=LEEWAY_SECONDS,
-            options={
-                "require": ["iss", "sub", "aud", "exp", "iat"],
-                "enforce_minimum_key_length": True,
-            },
+            options={"require": list(need), "enforce_minimum_key_length": True},
         )
     # A published key may be any nonsense, of which the library raises more than its own errors.
     except (jwt.PyJWTError, ValueError, TypeError, KeyError) as error:
-        raise bad_answer(f"its ID token does not hold: {_plain(error)}") from None
-    _check_audience(claims, client_id)
-    _check_subject(claims.get("sub"))
-    if not nonce or not _same(claims.get("nonce"), nonce):
-        raise bad_answer("its ID token is not for this sign-in (nonce)", code="nonce_mismatch")
-    if "at_hash" in claims and not _same(claims["at_hash"], _half_hash(access_token)):
-        raise bad_answer("its access token is not the one it signed (at_hash)")
+        raise bad_answer(f"its token does not hold: {_plain(error)}") from None
     return claims
 
 
@@ -104,10 +112,10 @@ def _check_subject(subject: object) -> None:
         raise bad_answer("its ID token names no subject that we can keep")
 
 
-def _half_hash(access_token: str) -> str:
-    """Core section 3.1.3.6; both accepted algorithms use SHA-256."""
-    digest = hashlib.sha256(access_token.encode()).digest()
-    return base64.urlsafe_b64encode(digest[:16]).rstrip(b"=").decode()
+def _half_hash(access_token: str, algorithm: str) -> str:
+    """Core section 3.1.3.6: the left half of the hash that the algorithm uses."""
+    digest = hashlib.new(hash_name(algorithm), access_token.encode()).digest()
+    return base64.urlsafe_b64encode(digest[: len(digest) // 2]).rstrip(b"=").decode()
 
 
 def _same(left: object, right: str) -> bool:

@@ -1,21 +1,43 @@
-"""People of an organization: their role and their teams."""
+"""People of an organization: their role and their teams, as far as they are given by hand.
+
+What an admin gives ends after the organization's `manual_days`, unless it is renewed; what the
+platform itself gives (the set-up's first admin) does not. What groups of the identity provider give
+is `apps.orgs.services.groups`'s, and cannot be taken away here: it would come back.
+"""
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import TYPE_CHECKING
 
 from django.db import transaction
 
-from apps.common import rows
-from apps.common.errors import Conflict, Invalid
+from apps.common import clock, rows
+from apps.common.errors import Conflict, Invalid, NotFound
 from apps.orgs import revision
 from apps.orgs.access import require
 from apps.orgs.events import OrgAction
-from apps.orgs.models import Membership, Organization, OrgRole, Team, TeamMembership, User
-from apps.orgs.selectors import live_teams
+from apps.orgs.models import (
+    Invitation,
+    Membership,
+    OAuthAccessToken,
+    OAuthGrant,
+    OAuthIDToken,
+    OAuthRefreshToken,
+    Organization,
+    OrgRole,
+    Team,
+    TeamMembership,
+    User,
+    UserSession,
+)
+from apps.orgs.selectors import live_membership, live_teams, strongest
+from apps.orgs.services.sessions import sessions_end
 from apps.orgs.trail import note
+from apps.orgs.types import PrincipalKind
 
 if TYPE_CHECKING:
+    import uuid
     from collections.abc import Iterable
 
     from apps.orgs.types import Actor
@@ -30,18 +52,12 @@ def user_invite(
     The name of a known person stays: it is not this organization's to change.
     """
     require(actor, "membership.create", org)
-    user = User.objects.filter(email__iexact=email.strip()).first()
-    if user is None:
-        user = User(email=email.strip().lower(), name=name)
-        rows.insert(user, taken=f"{email} was added by someone else at the same time.")
-    membership = Membership(org=org, user=user, role=role)
+    user = person_with(email, name)
+    membership = Membership(org=org, user=user, role=role, manual_role=role)
+    membership.expires_at = manual_end(org, actor)
     rows.insert(membership, taken=f"{user.email} is already a member of this organization.")
-    note(
-        actor,
-        OrgAction.MEMBERSHIP_CREATE,
-        membership,
-        {"email": (None, user.email), "role": (None, role)},
-    )
+    changes = {"email": (None, user.email), "role": (None, role)}
+    note(actor, OrgAction.MEMBERSHIP_CREATE, membership, changes)
     revision.bump()
     return membership
 
@@ -56,13 +72,12 @@ def membership_update(
 ) -> Membership:
     """Change the role, the teams, or both; None keeps. The last admin stays admin."""
     require(actor, "membership.update", membership)
-    _lock_organization(membership)
+    lock_organization(membership.org_id)
     membership = rows.locked(membership)
-    if role is not None and role != OrgRole.ADMIN:
-        _keep_an_admin(membership)
-    changes = rows.update(membership, rows.given(role=role))
+    end = manual_end(membership.org, actor)
+    changes = _set_role(membership, role, end) if role is not None else {}
     if teams is not None:
-        changes |= _set_teams(membership, teams)
+        changes |= _set_teams(membership, teams, end)
     if changes:
         note(actor, OrgAction.MEMBERSHIP_UPDATE, membership, changes)
         revision.bump()
@@ -70,36 +85,111 @@ def membership_update(
 
 
 @transaction.atomic
+def membership_renew(membership: Membership, *, actor: Actor) -> Membership:
+    """What was given by hand counts for the organization's `manual_days` from now."""
+    require(actor, "membership.update", membership)
+    membership = rows.locked(membership)
+    by_hand = membership.team_memberships.filter(by_hand=True)
+    if not membership.manual_role and not by_hand.exists():
+        raise Conflict("Nothing here was given by hand: it comes from the identity provider.")
+    end = clock.now() + dt.timedelta(days=membership.org.manual_days)
+    changes = rows.update(membership, {"expires_at": end})
+    by_hand.update(expires_at=end)
+    note(actor, OrgAction.MEMBERSHIP_RENEW, membership, changes)
+    revision.bump()
+    return membership
+
+
+@transaction.atomic
 def membership_remove(membership: Membership, *, actor: Actor) -> None:
     """The person leaves the organization; the last admin cannot."""
     require(actor, "membership.delete", membership)
-    _lock_organization(membership)
+    lock_organization(membership.org_id)
     membership = rows.locked(membership)
-    _keep_an_admin(membership)
-    note(
-        actor,
-        OrgAction.MEMBERSHIP_DELETE,
-        membership,
-        {"email": (membership.user.email, None), "role": (membership.role, None)},
-    )
+    keep_an_admin(membership)
+    membership_end(membership, actor)
+
+
+@transaction.atomic
+def user_deprovision(user: User, org: Organization, *, actor: Actor) -> None:
+    """The person is gone, says whoever knows (the directory): out of the organization at once.
+
+    Ends the membership with everything that hangs on it, the person's sessions and OAuth tokens
+    here, and invitations of the address. The last admin goes too: a directory's word is not bent.
+    NotFound for somebody who is no member.
+    """
+    require(actor, "membership.delete", org)
+    membership = Membership.objects.filter(org=org, user=user).first()
+    if membership is None:
+        raise NotFound("Not found.")
+    lock_organization(org.pk)
+    membership_end(rows.locked(membership), actor)
+
+
+def membership_end(membership: Membership, by: Actor) -> None:
+    """Take the person out, inside the caller's transaction, with all that hangs on membership."""
+    user, org_id = membership.user, membership.org_id
+    ended = sessions_end(UserSession.objects.filter(user=user, org=org_id), by="removed")
+    for model in (OAuthAccessToken, OAuthRefreshToken, OAuthGrant, OAuthIDToken):
+        model.objects.filter(user=user, org=org_id).delete()
+    now = clock.now()
+    Invitation.objects.filter(
+        org=org_id, email__iexact=user.email, accepted_at=None, revoked_at=None
+    ).update(revoked_at=now)
+    changes = {"email": (user.email, None), "role": (membership.role, None)}
+    note(by, OrgAction.MEMBERSHIP_DELETE, membership, changes, sessions_ended=ended)
     membership.delete()
     revision.bump()
 
 
-def _lock_organization(membership: Membership) -> None:
+def person_with(email: str, name: str = "") -> User:
+    """The person with this address; one whom the platform does not know is created."""
+    user = User.objects.filter(email__iexact=email.strip()).first()
+    if user is None:
+        user = User(email=email.strip().lower(), name=name)
+        rows.insert(user, taken=f"{email} was added by someone else at the same time.")
+    return user
+
+
+def manual_end(org: Organization, giver: Actor) -> dt.datetime | None:
+    """When ends what somebody gives by hand."""
+    if giver.kind is PrincipalKind.SYSTEM:
+        return None
+    return clock.now() + dt.timedelta(days=org.manual_days)
+
+
+def lock_organization(org_id: uuid.UUID) -> None:
     """Two admins who demote each other at the same moment must not both succeed."""
-    Organization.objects.select_for_update(no_key=True).get(pk=membership.org_id)
+    Organization.objects.select_for_update(no_key=True).get(pk=org_id)
 
 
-def _keep_an_admin(membership: Membership) -> None:
+def is_last_admin(membership: Membership) -> bool:
+    """Whether the organization would have no admin without this one."""
     admins = Membership.objects.filter(
-        org=membership.org_id, role=OrgRole.ADMIN, user__is_active=True
+        live_membership(), org=membership.org_id, role=OrgRole.ADMIN, user__is_active=True
     )
-    if membership.role == OrgRole.ADMIN and not admins.exclude(pk=membership.pk).exists():
+    return membership.role == OrgRole.ADMIN and not admins.exclude(pk=membership.pk).exists()
+
+
+def keep_an_admin(membership: Membership) -> None:
+    """Conflict for the last admin."""
+    if is_last_admin(membership):
         raise Conflict("This is the last admin of the organization. Make someone else admin first.")
 
 
-def _set_teams(membership: Membership, teams: Iterable[Team]) -> rows.Changes:
+def _set_role(membership: Membership, role: str, end: dt.datetime | None) -> rows.Changes:
+    """The part that is given by hand; the groups' part stays beside it."""
+    effective = strongest(role, membership.group_role)
+    if effective != OrgRole.ADMIN:
+        keep_an_admin(membership)
+    if membership.manual_role == role:
+        return {}
+    return rows.update(membership, {"manual_role": role, "role": effective, "expires_at": end})
+
+
+def _set_teams(
+    membership: Membership, teams: Iterable[Team], end: dt.datetime | None
+) -> rows.Changes:
     wanted = {team.pk: team for team in teams}
     if live_teams(membership.org_id).filter(pk__in=wanted).count() != len(wanted):
         raise Invalid("One of these teams does not exist in this organization.", field="teams")
@@ -107,7 +197,17 @@ def _set_teams(membership: Membership, teams: Iterable[Team]) -> rows.Changes:
     if held.keys() == wanted.keys():
         return {}
     before = sorted(row.team.slug for row in held.values())
-    membership.team_memberships.exclude(team__in=wanted).delete()
+    gone = [row for key, row in held.items() if key not in wanted]
+    stays = [row.team.name for row in gone if row.by_group and row.team.deleted_at is None]
+    if stays:
+        raise Invalid(
+            f"{stays[0]} comes from a group of the identity provider and would come back. Take the"
+            " person out of the group, or change the group mapping.",
+            field="teams",
+        )
+    membership.team_memberships.filter(pk__in=[row.pk for row in gone]).delete()
     for key in wanted.keys() - held.keys():
-        TeamMembership.objects.create(org_id=membership.org_id, membership=membership, team_id=key)
+        TeamMembership.objects.create(
+            org_id=membership.org_id, membership=membership, team_id=key, expires_at=end
+        )
     return {"teams": (before, sorted(team.slug for team in wanted.values()))}

@@ -2,7 +2,8 @@
 
 An identity is the pair (issuer, sub), never an e-mail address: addresses are reassigned, and any
 provider can claim any of them. An address is used once, to bind the first identity at an issuer to
-the person whom the provider's own organization has invited under it.
+the person whom the provider's own organization has invited under it, or to a new person when the
+domain is proven to be this provider's and one of its groups is mapped.
 """
 
 from __future__ import annotations
@@ -15,31 +16,124 @@ from apps.audit import emitter
 from apps.audit.models import Result, Surface
 from apps.audit.services import record
 from apps.common import clock, rows
+from apps.common.errors import LensError
 from apps.orgs.events import SignInAction
-from apps.orgs.models import Identity, IdentityProvider, Membership, User
+from apps.orgs.models import (
+    EmailDomain,
+    Identity,
+    IdentityProvider,
+    Invitation,
+    Membership,
+    OrgRole,
+    User,
+)
 from apps.orgs.oidc.errors import SignInError
 from apps.orgs.refusals import Damper
-from apps.orgs.types import Actor, PrincipalKind
+from apps.orgs.selectors import live_membership
+from apps.orgs.services.domains import domain_name
+from apps.orgs.services.groups import groups_apply, groups_in, mapped
+from apps.orgs.services.identity_providers import idp_prove
+from apps.orgs.services.invitations import invitation_accept
+from apps.orgs.services.memberships import person_with
+from apps.orgs.types import SYSTEM, Actor, PrincipalKind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from apps.orgs.models import GroupMapping
 
 NO_ACCESS = "no_access"
 _damper = Damper()
 
 
-@transaction.atomic
-def sign_in(idp: IdentityProvider, claims: Mapping[str, Any]) -> User:
+def sign_in(idp: IdentityProvider, claims: Mapping[str, Any], invitation_id: str = "") -> User:
     """The person whom verified claims name; SignInError when nobody may come in.
 
-    Nothing is written for somebody who may not: no account, no identity.
+    Nobody is created who does not come in: account, membership and identity appear together. What
+    groups take away is taken away even from a person who is then refused.
     """
     email = verified_email(claims)
+    check_domain(idp, email)
+    groups = groups_in(idp, claims)
+    found = _decide(idp, claims, email, mapped(idp, groups), invitation_id)
+    if isinstance(found, SignInError):
+        raise found
+    return found
+
+
+@transaction.atomic
+def _decide(
+    idp: IdentityProvider,
+    claims: Mapping[str, Any],
+    email: str,
+    given: list[GroupMapping],
+    invitation_id: str,
+) -> User | SignInError:
     identity = _identity(idp, claims)
-    user = identity.user if identity else _invited(idp, email)
-    _require_member(idp, user, email)
+    user = identity.user if identity else _newcomer(idp, claims, email, given, invitation_id)
+    if user is None:
+        return _no_access(email, f"nobody is invited as {email}")
+    if not user.is_active:
+        return _no_access(email, f"{user.email} is deactivated")
+    if identity and invitation_id:
+        _accept(idp, email, invitation_id)
+    if not groups_apply(idp, user, given) or not _is_member(idp, user):
+        return _no_access(email, f"{user.email} is no active member of the organization")
     came_in(idp, identity or identity_bind(idp, claims, user))
     return user
+
+
+@transaction.atomic
+def prove(idp: IdentityProvider, claims: Mapping[str, Any], fingerprint: str) -> User:
+    """A test sign-in came back: keep the proof, and bind the admin, who can then come in this way.
+
+    SignInError unless it was the account of an admin of this organization.
+    """
+    email = verified_email(claims)
+    check_domain(idp, email)
+    groups_in(idp, claims)
+    identity = _identity(idp, claims)
+    admins = User.objects.filter(
+        live_membership("memberships__"),
+        is_active=True,
+        memberships__org=idp.org_id,
+        memberships__role=OrgRole.ADMIN,
+    ).distinct()
+    known = admins.filter(pk=identity.user_id) if identity else admins.filter(email__iexact=email)
+    admin = known.first()
+    if admin is None:
+        raise SignInError(
+            "not_an_admin",
+            f"You signed in as {email}. A test must be done by an admin of the organization, with"
+            " the address that the admin has here: else the provider might let no admin in.",
+        )
+    if identity is None:
+        identity_bind(idp, claims, admin)
+    try:
+        idp_prove(idp, fingerprint=fingerprint, by=email, actor=SYSTEM)
+    except LensError as error:
+        raise SignInError("settings_changed", error.message) from None
+    return admin
+
+
+def check_domain(idp: IdentityProvider, email: str) -> None:
+    """SignInError for an address that another provider vouches for, or, where this provider has
+    verified domains, one of any other domain."""
+    try:
+        name = domain_name(email.rpartition("@")[2])
+    except LensError:
+        name = ""
+    verified = EmailDomain.objects.filter(verified_at__isnull=False)
+    own = verified.filter(idp=idp)
+    if own.filter(domain=name).exists():
+        return
+    if own.exists() or verified.filter(domain=name).exists():
+        raise SignInError(
+            "domain_foreign",
+            f"You signed in as {email}, but this sign-in is not the one for that domain. Use an"
+            " account of your organization.",
+            detail=f"{name} is not a verified domain of this provider",
+        )
 
 
 @transaction.atomic
@@ -121,20 +215,41 @@ def _identity(idp: IdentityProvider, claims: Mapping[str, Any]) -> Identity | No
     )
 
 
-def _invited(idp: IdentityProvider, email: str) -> User:
-    """The invited person with this address who has no identity at this issuer yet."""
-    person = User.objects.filter(
-        email__iexact=email, is_active=True, memberships__org=idp.org_id
-    ).first()
-    if person is None:
-        raise _no_access(email, f"nobody is invited as {email}")
-    return person
+def _newcomer(
+    idp: IdentityProvider,
+    claims: Mapping[str, Any],
+    email: str,
+    given: list[GroupMapping],
+    invitation_id: str,
+) -> User | None:
+    """The person of an account that comes for the first time: invited by link, added by address,
+    or sent by groups from a domain that this provider has verified."""
+    if invitation_id and (guest := _accept(idp, email, invitation_id)):
+        return guest
+    known = User.objects.filter(email__iexact=email, memberships__org=idp.org_id).first()
+    if known is not None or not given:
+        return known
+    if not idp.domains.filter(verified_at__isnull=False).exists():
+        return None
+    return person_with(email, _name(claims))
 
 
-def _require_member(idp: IdentityProvider, user: User, email: str) -> None:
-    member = Membership.objects.filter(org=idp.org_id, user=user, org__closed_at=None).exists()
-    if not user.is_active or not member:
-        raise _no_access(email, f"{user.email} is no active member of the organization")
+def _accept(idp: IdentityProvider, email: str, invitation_id: str) -> User | None:
+    invitation = Invitation.objects.filter(pk=invitation_id, org=idp.org_id).first()
+    return invitation_accept(invitation, email) if invitation else None
+
+
+def _name(claims: Mapping[str, Any]) -> str:
+    """What the provider calls the person, in one printable line."""
+    name = claims.get("name")
+    words = name.split() if isinstance(name, str) else []
+    return "".join(char for char in " ".join(words) if char.isprintable())[:200]
+
+
+def _is_member(idp: IdentityProvider, user: User) -> bool:
+    return Membership.objects.filter(
+        live_membership(), org=idp.org_id, user=user, org__closed_at=None
+    ).exists()
 
 
 def _no_access(email: str, detail: str) -> SignInError:

@@ -1,7 +1,8 @@
 """The set-up: from a single-use link to an organization whose first admin has signed in.
 
 Everything but the first page needs a set-up session, which belongs to no person. All of it closes
-for good when a sign-in has succeeded.
+for good when a sign-in through an organization's own provider has succeeded. For an organization
+that has lost its provider the operator opens the last step again.
 """
 
 from __future__ import annotations
@@ -40,11 +41,13 @@ if TYPE_CHECKING:
 
 
 def in_setup(view: View) -> View:
-    """Decorator: a set-up session, and a set-up that is still open; else the way to begin."""
+    """Decorator: a set-up session, and a set-up (or a recovery) that is still open; else the way to
+    begin."""
 
     @wraps(view)
     def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        if not session.in_setup(request) or services.is_finished():
+        recovered = session.recovered_organization(request)
+        if not session.in_setup(request) or (recovered is None and services.is_finished()):
             return redirect("setup")
         return view(request, *args, **kwargs)
 
@@ -65,19 +68,19 @@ def use_link(request: HttpRequest) -> HttpResponse:
     """Take the token, which may come as the whole link."""
     token = request.POST.get("token", "").strip().rpartition("#")[2]
     try:
-        services.setup_link_use(token)
+        link = services.setup_link_use(token)
     except LensError as error:
         context = {"error": error.message, "finished": services.is_finished()}
         return render(request, "orgs/setup/begin.html", context, status=403)
-    session.begin_setup(request)
-    return redirect("setup_organization")
+    session.begin_setup(request, link)
+    return redirect("setup_sign_in" if link.org_id else "setup_organization")
 
 
 @in_setup
 @require_http_methods(["GET", "POST"])
 def organization(request: HttpRequest) -> HttpResponse:
     """The organization and its first admin."""
-    if services.unfinished_organization() is not None:
+    if _unfinished(request) is not None:
         return redirect("setup_sign_in")
     form = OrganizationForm(request.POST if request.method == "POST" else None)
     if form.is_valid():
@@ -94,7 +97,7 @@ def organization(request: HttpRequest) -> HttpResponse:
 @require_http_methods(["GET", "POST"])
 def sign_in(request: HttpRequest) -> HttpResponse:
     """Connect a provider, and prove it by signing in."""
-    org = _organization()
+    org = _organization(request)
     form = ProviderForm(request.POST if request.method == "POST" else None)
     if form.is_valid():
         try:
@@ -109,7 +112,9 @@ def sign_in(request: HttpRequest) -> HttpResponse:
 @require_POST
 def admin(request: HttpRequest) -> HttpResponse:
     """Correct the first admin's address, before it is bound to an account."""
-    org, form = _organization(), AdminForm(request.POST)
+    org, form = _organization(request), AdminForm(request.POST)
+    if session.recovered_organization(request) is not None:
+        raise Http404
     if form.is_valid():
         try:
             services.setup_admin_change(org, email=form.cleaned_data["email"])
@@ -125,12 +130,16 @@ class ProveView(Departure):
 
     def get(self, request: HttpRequest, idp: uuid.UUID) -> HttpResponse:
         """A GET, as every sign-in."""
-        row = get_object_or_404(IdentityProvider, pk=idp, org=_organization())
+        row = get_object_or_404(IdentityProvider, pk=idp, org=_organization(request))
         return self.leave(request, row, Purpose.SETUP)
 
 
-def _organization() -> Organization:
-    org = services.unfinished_organization()
+def _unfinished(request: HttpRequest) -> Organization | None:
+    return session.recovered_organization(request) or services.unfinished_organization()
+
+
+def _organization(request: HttpRequest) -> Organization:
+    org = _unfinished(request)
     if org is None:
         raise Http404
     return org
@@ -143,6 +152,7 @@ def _sign_in_page(
     providers = IdentityProvider.objects.filter(org=org).order_by("created_at")
     context = {
         "org": org,
+        "recovered": session.recovered_organization(request),
         "admin": services.first_admin(org),
         # A development provider of an earlier start may have had another port.
         "providers": [idp for idp in providers if not idp.is_development or idp.issuer == running],

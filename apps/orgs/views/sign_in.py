@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
-from django.contrib import auth
-from django.http import HttpResponseRedirect
+from django.contrib import auth, messages
+from django.core.exceptions import PermissionDenied
+from django.http import Http404, HttpResponseRedirect
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils.decorators import method_decorator
 from django.utils.http import url_has_allowed_host_and_scheme
@@ -19,13 +20,16 @@ from django.views.decorators.http import require_POST, require_safe
 from django.views.generic import View
 from mozilla_django_oidc.views import OIDCAuthenticationCallbackView, OIDCAuthenticationRequestView
 
+from apps.common.errors import Denied
 from apps.orgs import session
+from apps.orgs.access import can, require
 from apps.orgs.models import IdentityProvider, User
 from apps.orgs.oidc import flow as flows
 from apps.orgs.oidc.client import client_for
 from apps.orgs.oidc.errors import SignInError, bad_answer
 from apps.orgs.oidc.flow import Flow, Purpose
 from apps.orgs.services import sign_in as services
+from apps.orgs.services.identity_providers import configured, fingerprint_of
 from apps.orgs.throttle import throttled
 
 if TYPE_CHECKING:
@@ -36,7 +40,6 @@ if TYPE_CHECKING:
 
 MANY = 30
 _LIBRARY_SETTINGS = {
-    "OIDC_RP_SCOPES": "openid email profile",
     "OIDC_USE_NONCE": True,
     "OIDC_USE_PKCE": True,
     "OIDC_NONCE_SIZE": 43,
@@ -108,14 +111,24 @@ class Departure(OIDCAuthenticationRequestView):
     def __init__(self, **kwargs: Any) -> None:
         """The library reads one global provider here."""
         View.__init__(self, **kwargs)
+        self.scopes = ""
+        self.extra: dict[str, str] = {}
 
-    @staticmethod
-    def get_settings(attr: str, *args: Any) -> Any:
+    def get_settings(self, attr: str, *args: Any) -> Any:
         """Ours, so that no deployment can switch a check off."""
-        return _LIBRARY_SETTINGS.get(attr, args[0] if args else None)
+        own = {"OIDC_RP_SCOPES": self.scopes, "OIDC_AUTH_REQUEST_EXTRA_PARAMS": self.extra}
+        return {**_LIBRARY_SETTINGS, **own}.get(attr, args[0] if args else None)
 
     def leave(self, request: HttpRequest, idp: IdentityProvider, purpose: Purpose) -> HttpResponse:
         """Begin a flow with this provider; a page that says so when it is away."""
+        if purpose is not Purpose.SIGN_IN:
+            idp = configured(idp)
+        invitation = str(request.session.get(session.INVITATION, ""))
+        flow = Flow(idp, purpose, safe_next(request), fingerprint_of(idp), invitation)
+        self.scopes = idp.scopes
+        if purpose is not Purpose.SIGN_IN:
+            # Else the provider may answer from a session, and no password, key or policy is tried.
+            self.extra = {"prompt": "login"}
         try:
             endpoints = client_for(idp).endpoints
         except SignInError as refusal:
@@ -125,7 +138,7 @@ class Departure(OIDCAuthenticationRequestView):
         response = super().get(request)
         query = urlsplit(response.url).query
         state = parse_qs(query)["state"][-1]
-        flows.remember(request.session, state, Flow(idp, purpose, safe_next(request)))
+        flows.remember(request.session, state, flow)
         return response  # type: ignore[no-any-return]  # an untyped library
 
 
@@ -136,6 +149,23 @@ class SignInView(Departure):
     def get(self, request: HttpRequest, idp: uuid.UUID) -> HttpResponse:
         """A GET: it changes nothing but this browser's own session."""
         return self.leave(request, get_object_or_404(_working(), pk=idp), Purpose.SIGN_IN)
+
+
+@method_decorator([never_cache, throttled("sign-in", times=60)], name="dispatch")
+class TestView(Departure):
+    """To a provider that an admin tests, in use or not, with what waits for the test."""
+
+    def get(self, request: HttpRequest, idp: uuid.UUID) -> HttpResponse:
+        """A GET, as every sign-in; somebody else's provider is as absent as none."""
+        row = IdentityProvider.objects.filter(pk=idp).first()
+        actor = getattr(request, "actor", None)
+        if row is None or actor is None or not can(actor, "idp.view", row).visible:
+            raise Http404
+        try:
+            require(actor, "idp.update", row)
+        except Denied as error:
+            raise PermissionDenied(error.message) from None
+        return self.leave(request, row, Purpose.TEST)
 
 
 @method_decorator([never_cache, throttled("callback", times=60)], name="dispatch")
@@ -150,6 +180,7 @@ class ArrivalView(OIDCAuthenticationCallbackView):
         try:
             self.flow = known = flows.recall(request.session, request.GET.get("state", ""))
             self._check_answer(request)
+            self._check_tester(request)
             request.oidc_flow = known  # type: ignore[attr-defined]  # for the backend
             return super().get(request)  # type: ignore[no-any-return]  # an untyped library
         except SignInError as refusal:
@@ -157,12 +188,25 @@ class ArrivalView(OIDCAuthenticationCallbackView):
 
     def login_success(self) -> HttpResponse:
         """A new session, and on to where the person wanted to go."""
-        session.begin(self.request, self.user, self.flow.idp)
-        return HttpResponseRedirect(self.flow.next_url or "/")
+        if self.flow.purpose is not Purpose.TEST:
+            session.begin(self.request, self.user, self.flow.idp, self.request.oidc_arrival)
+            return HttpResponseRedirect(self.flow.next_url or "/")
+        messages.success(
+            self.request, f"The test sign-in through {self.flow.idp.name} worked: you are known."
+        )
+        return redirect("admin:orgs_identityprovider_change", self.flow.idp.pk)
 
     def login_failure(self) -> HttpResponse:
         """Not reached by a provider that answers as it should."""
         raise bad_answer("there is no code in it")
+
+    def _check_tester(self, request: HttpRequest) -> None:
+        """A test is an admin's, also when it comes back."""
+        actor = getattr(request, "actor", None)
+        test = self.flow.purpose is Purpose.TEST
+        if test and not can(actor, "idp.update", self.flow.idp).allowed:
+            flows.forget(request.session, request.GET["state"])
+            raise SignInError("not_an_admin", "Only an admin of the organization may test this.")
 
     def _check_answer(self, request: HttpRequest) -> None:
         """An answer of another provider (RFC 9207), or one that is an error, uses the state up."""

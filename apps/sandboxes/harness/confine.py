@@ -56,12 +56,20 @@ def become(identity: Identity, bounding: Iterable[int] = syscalls.ALL_CAPABILITI
     syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
 
 
-def reset_signals() -> None:
-    """Default handling for every signal and nothing blocked: Python ignores some by itself."""
+def handled_signals() -> tuple[signal.Signals | int, ...]:
+    """Those whose handling is not the default, as Python makes some by itself: what a child undoes.
+
+    Asked once, ahead of the forks: to set all sixty takes as long as to fork.
+    """
+    default = (signal.SIG_DFL, None)
+    return tuple(n for n in signal.valid_signals() if signal.getsignal(n) not in default)
+
+
+def reset_signals(handled: Iterable[signal.Signals | int]) -> None:
+    """Default handling for every signal and nothing blocked."""
     signal.set_wakeup_fd(-1)
-    for number in signal.valid_signals():
-        if number not in (signal.SIGKILL, signal.SIGSTOP):
-            signal.signal(number, signal.SIG_DFL)
+    for number in handled:
+        signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 

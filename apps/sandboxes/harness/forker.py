@@ -83,6 +83,7 @@ def _loop(requests: socket.socket, children: Children) -> NoReturn:
     wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+    handled = confine.handled_signals()
     poll = select.poll()
     poll.register(requests, select.POLLIN)
     poll.register(wake_read, select.POLLIN)
@@ -93,7 +94,7 @@ def _loop(requests: socket.socket, children: Children) -> NoReturn:
             _reap()
         if requests.fileno() in ready:
             message, fds = ipc.receive(requests, None)
-            _fork_one(children, message, fds)
+            _fork_one(children, handled, message, fds)
 
 
 def _reap() -> None:
@@ -102,7 +103,12 @@ def _reap() -> None:
             pass
 
 
-def _fork_one(children: Children, message: dict[str, Any], fds: list[int]) -> None:
+def _fork_one(
+    children: Children,
+    handled: tuple[signal.Signals | int, ...],
+    message: dict[str, Any],
+    fds: list[int],
+) -> None:
     """Fork, and tell the caller; one that has given up meanwhile costs nothing but the child."""
     answers = socket.socket(fileno=os.dup(fds[0]))
     try:
@@ -113,7 +119,7 @@ def _fork_one(children: Children, message: dict[str, Any], fds: list[int]) -> No
         return
     if pid == 0:
         try:
-            confine.reset_signals()
+            confine.reset_signals(handled)
             syscalls.close_all_but({0, 1, 2, *fds})
             children.run(message, fds)
         finally:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import resource
 import socket
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,7 @@ def preparation(upstream_ca_file: Path | None) -> Callable[[], forker.Children]:
         from apps.proxy.egress import main  # noqa: PLC0415 only the zygote pays for it
         from apps.proxy.egress.tls.ca import Authority  # noqa: PLC0415 same
 
+        import_module("apps.proxy.egress.config")
         main.preload(upstream_ca_file)
         # Thrown away at once: what a first key, certificate and context initialise is what counts.
         Authority(leaves=1).context("preload.invalid")

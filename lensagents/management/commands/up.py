@@ -69,7 +69,7 @@ class Command(BaseCommand):
     def ready(self) -> None:
         """Say where we are and, at the first start, how to begin."""
         self.say(f"Lens Agents is running at {settings.PUBLIC_URL} (Ctrl-C stops it)")
-        if not setup.is_finished():
+        if not setup.has_sign_in():
             self.say("Nobody can sign in yet. To set it up, open this link within 15 minutes:")
             self.say(setup_url(setup.setup_link_create()))
 

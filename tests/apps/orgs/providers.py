@@ -12,7 +12,12 @@ from django.urls import reverse
 from apps.common import addresses, outbound
 from apps.orgs import services
 from apps.orgs.models import Membership
-from apps.orgs.services.identity_providers import idp_create, idp_mark_working
+from apps.orgs.services.identity_providers import (
+    fingerprint_of,
+    idp_create,
+    idp_enable,
+    idp_prove,
+)
 from apps.orgs.types import SYSTEM
 from tests.twins.idp import CLIENT_ID, CLIENT_SECRET, IdpTwin
 from tests.twins.upstream import TwinCa
@@ -75,7 +80,14 @@ def tenant(slug: str, twin: IdpTwin) -> Tenant:
         secret=CLIENT_SECRET,
         actor=SYSTEM,
     )
-    return Tenant(org, twin, idp_mark_working(idp, actor=SYSTEM))
+    return Tenant(org, twin, in_use(idp))
+
+
+def in_use(idp: IdentityProvider) -> IdentityProvider:
+    """The provider, as if an admin had tested and enabled it."""
+    fingerprint = fingerprint_of(idp)
+    idp = idp_prove(idp, fingerprint=fingerprint, by="admin@test.example", actor=SYSTEM)
+    return idp_enable(idp, actor=SYSTEM)
 
 
 def twins(folder: Path, monkeypatch: pytest.MonkeyPatch, *hosts: str) -> Iterator[list[IdpTwin]]:

@@ -231,7 +231,7 @@ class TestActorFor:
         user = Membership.objects.get(org=acme.org, role="auditor").user
         assert selectors.actor_for(user, stranger.org) is None
         assert list(selectors.organizations_of(user)) == [acme.org]
-        Membership.objects.create(org=stranger.org, user=user, role="member")
+        Membership.objects.create(org=stranger.org, user=user, role="member", manual_role="member")
         there = selectors.actor_for(user, stranger.org)
         assert there is not None
         assert (there.org_id, there.role, there.team_ids) == (stranger.org.pk, "member", ())

@@ -9,7 +9,7 @@ import pytest
 
 from apps.audit.models import AuditEvent
 from apps.common import clock
-from apps.common.errors import Conflict, Denied
+from apps.common.errors import Denied
 from apps.orgs.models import Identity, IdentityProvider, Organization, SetupLink, User
 from apps.orgs.services import setup
 from tests.apps.orgs.browser import DEV_IDP_MARKS
@@ -54,7 +54,8 @@ def test_whole_setup_ends_signed_in(browser: Browser, dev_idp: DevIdp) -> None:
         "membership.create",
         "idp.create",
         "identity.bind",
-        "idp.working",
+        "idp.prove",
+        "idp.enable",
         "person.sign_in",
     ]
 
@@ -78,12 +79,13 @@ def test_second_visit_signs_in_and_out(browser: Browser, dev_idp: DevIdp) -> Non
     assert browser.open("/").url.path == "/login/"
 
 
-def test_setup_is_closed_by_a_working_provider(browser: Browser, dev_idp: DevIdp) -> None:
+def test_development_provider_does_not_close_the_setup(browser: Browser, dev_idp: DevIdp) -> None:
+    """Whoever tried things out goes on to a real provider, with the organization that exists."""
     test_whole_setup_ends_signed_in(browser, dev_idp)
-    with pytest.raises(Conflict):
-        setup.setup_link_create()
-    assert "closed" in browser.open("/setup/").text
-    assert browser.open("/setup/organization/").url.path == "/setup/"
+    browser.client.cookies.clear()
+    enter(browser)
+    assert browser.path == "/setup/sign-in/"
+    assert Organization.objects.count() == 1
 
 
 def test_link_works_once(browser: Browser, dev_idp: DevIdp) -> None:
