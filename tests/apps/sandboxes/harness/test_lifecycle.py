@@ -342,26 +342,33 @@ def test_a_host_with_no_room_says_so(isolation: None, folder: Path) -> None:
         assert small.stop() == 0
 
 
-@pytest.mark.parametrize(
-    ("settings", "told"),
-    [
-        ({"force_unavailable": "a test says so"}, "a test says so"),
-        ({"use_cgroups": False}, "name a delegated group in cgroup_parent"),
-    ],
-)
-def test_where_isolation_is_impossible_nothing_is_made(
-    isolation: None, folder: Path, settings: dict[str, Any], told: str
-) -> None:
+def test_where_isolation_is_impossible_nothing_is_made(isolation: None, folder: Path) -> None:
     """Never a sandbox with less: the answer is a refusal that names the remedy."""
-    daemon = start(folder, **settings)
+    daemon = start(folder, force_unavailable="a test says so")
     try:
         assert daemon.call("GET", "/v1/health")[1]["isolation"] == "unavailable"
         request = {"id": "x", "token": "t", "bundle": bundle(), "identity": {}}
         status, answer = daemon.call("POST", "/v1/sandboxes", request)
         assert (status, answer["error"]) == (503, "isolation_unavailable")
-        assert told in answer["remedy"]
+        assert "a test says so" in answer["remedy"]
         assert daemon.call("GET", "/v1/sandboxes")[1] == {"sandboxes": []}
         assert until(lambda: len(processes(daemon)) == 3)
+    finally:
+        assert daemon.stop() == 0
+
+
+def test_root_without_control_groups_has_limits_per_user(isolation: None, folder: Path) -> None:
+    """And the report names what that does not give."""
+    daemon = start(folder, use_cgroups=False)
+    try:
+        box = daemon.create(limits={"pids": 40})
+        missing = {line["probe"] for line in box.created["report"] if not line["ok"]}
+        assert missing == {"memory_limit", "group_per_command"}
+        late = box.run("setsid sleep 600 & trap '' TERM; sleep 600", timeout_ms=500)
+        assert late.raw["timed_out"] is True
+        assert box.run("ps ax | grep -c '[s]leep 600'").text == "0"
+        bomb = box.run("for i in $(seq 99); do sleep 5 & done; wait", timeout_ms=2000)
+        assert b"fork" in bomb.err
     finally:
         assert daemon.stop() == 0
 
