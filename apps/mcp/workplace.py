@@ -7,19 +7,14 @@ is repeated only then, since it cannot have run.
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 from channels.db import database_sync_to_async
-from django.db import DatabaseError
 
-from apps.common import clock
 from apps.common.errors import LensError, Unavailable
 from apps.orgs.types import SYSTEM
-from apps.sandboxes.models import LIVE_STATES, Sandbox, SandboxState
+from apps.sandboxes.models import Sandbox, SandboxState
 from apps.sandboxes.services import sandbox_for, sandbox_lost
 from apps.sandboxes.waiting import failure_of, wait_ready
 
@@ -33,42 +28,28 @@ WORKSPACE = "/workspace"
 NOT_FOUND = "sandbox_not_found"
 STOPPED = "sandbox_stopped"
 REMEMBERED = 10_000
-TOUCH_SECONDS = 30.0
-
-logger = logging.getLogger(__name__)
 _Key = tuple[str, str, str, str, str]
 
 
 class Warm:
-    """(principal, project) → sandbox, and when its use was last written down. One event loop's."""
+    """(principal, project) → sandbox. One event loop's."""
 
     def __init__(self) -> None:
-        self._known: OrderedDict[_Key, tuple[uuid.UUID, float]] = OrderedDict()
+        self._known: OrderedDict[_Key, uuid.UUID] = OrderedDict()
 
     def find(self, key: _Key) -> uuid.UUID | None:
         """The remembered sandbox."""
-        entry = self._known.get(key)
-        return entry[0] if entry else None
+        return self._known.get(key)
 
     def remember(self, key: _Key, sandbox_id: uuid.UUID) -> None:
         """Keep it, and forget the one that was remembered longest ago when there are too many."""
-        self._known[key] = (sandbox_id, float("-inf"))
+        self._known[key] = sandbox_id
         while len(self._known) > REMEMBERED:
             self._known.popitem(last=False)
 
     def forget(self, key: _Key) -> None:
         """It was wrong."""
         self._known.pop(key, None)
-
-    def due(self, key: _Key) -> bool:
-        """Whether the sandbox's use should be written down again; says yes once if remembered."""
-        entry, now = self._known.get(key), time.monotonic()
-        if entry is None:
-            return True
-        if now - entry[1] < TOUCH_SECONDS:
-            return False
-        self._known[key] = (entry[0], now)
-        return True
 
 
 class Workplace:
@@ -107,27 +88,7 @@ class Workplace:
     async def _do(self, operation: str, body: dict[str, Any], seconds: float) -> dict[str, Any]:
         sandbox_id = self._warm.find(self._key) or await self._acquire()
         self.sandbox_id = sandbox_id
-        await self._use(sandbox_id)
-        using = asyncio.create_task(self._keep_using(sandbox_id))  # noqa: TID251  ended below
-        try:
-            return await self._sandboxd.call(str(sandbox_id), operation, body, seconds=seconds)
-        finally:
-            using.cancel()
-
-    async def _keep_using(self, sandbox_id: uuid.UUID) -> None:
-        """Until cancelled: a command may run for longer than an unused sandbox lives."""
-        while True:
-            await asyncio.sleep(TOUCH_SECONDS)
-            await self._use(sandbox_id)
-
-    async def _use(self, sandbox_id: uuid.UUID) -> None:
-        """Write down that it is used, now and then. A failure is no reason to end the call."""
-        if not self._warm.due(self._key):
-            return
-        try:
-            await _touch(sandbox_id)
-        except DatabaseError as error:
-            logger.warning("the use of a sandbox was not noted (%s)", type(error).__name__)
+        return await self._sandboxd.call(str(sandbox_id), operation, body, seconds=seconds)
 
     async def _acquire(self) -> uuid.UUID:
         row = await _ask(self._principal, self._grant)
@@ -153,15 +114,9 @@ def _sandbox_for(principal: Principal, grant: Grant) -> Sandbox:
     return sandbox_for(principal=principal, project_id=grant.project_id)
 
 
-def _touch_row(sandbox_id: uuid.UUID) -> None:
-    rows = Sandbox.objects.filter(pk=sandbox_id, state__in=LIVE_STATES)
-    rows.update(last_used_at=clock.now())
-
-
 def _lost_row(sandbox_id: uuid.UUID) -> None:
     sandbox_lost(sandbox_id, actor=SYSTEM)
 
 
 _ask = database_sync_to_async(_sandbox_for, thread_sensitive=False)
-_touch = database_sync_to_async(_touch_row, thread_sensitive=False)
 _lost = database_sync_to_async(_lost_row, thread_sensitive=False)

@@ -34,6 +34,7 @@ ROW: Final = "row"
 SETUP_UNTIL: Final = "setup_until"
 RECOVERED: Final = "recovered"
 INVITATION: Final = "invitation"
+HINT: Final = "login_hint"
 SETUP_SECONDS: Final = 3600
 
 

@@ -2,12 +2,17 @@
 
 from django.urls import path
 
-from apps.orgs.views import setup, sign_in
+from apps.orgs.views import invitations, setup, sign_in, sign_out
 
 urlpatterns = [
     path("login/", sign_in.login, name="login"),
     path("login/<slug:slug>/", sign_in.login, name="login_organization"),
-    path("logout/", sign_in.logout, name="logout"),
+    path("logout/", sign_out.logout, name="logout"),
+    path("logout/done/", sign_out.done, name="logout_done"),
+    path("oidc/logout/", sign_out.by_provider, name="oidc_logout"),
+    path("invitation/", invitations.begin, name="invitation"),
+    path("invitation/open/", invitations.use_link, name="invitation_open"),
+    path("invitation/sign-in/", invitations.sign_in, name="invitation_sign_in"),
     path("oidc/start/<uuid:idp>/", sign_in.SignInView.as_view(), name="oidc_start"),
     path("oidc/test/<uuid:idp>/", sign_in.TestView.as_view(), name="oidc_test"),
     path("oidc/callback/", sign_in.ArrivalView.as_view(), name="oidc_authentication_callback"),

@@ -26,7 +26,13 @@ if TYPE_CHECKING:
 state = badge_column(
     "state",
     "State",
-    {"ready": "success", "busy": "info", "creating": "info", "failed": "danger"},
+    {
+        "creating": "info",
+        "ready": "success",
+        "busy": "warning",
+        "idle": "success",
+        "failed": "danger",
+    },
 )
 isolation = badge_column(
     "isolation", "Isolation", {"namespace": "success", "degraded": "warning", "none": "danger"}

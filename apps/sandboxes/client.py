@@ -29,6 +29,8 @@ MAX_HEAD = 16 * 1024
 MAX_REPLY = 64 * 1024 * 1024
 CONTROL_TIMEOUT = 30.0
 IDLE_SECONDS = 10.0
+START_SECONDS = 3.0
+POLL_SECONDS = 0.05
 START_REMEDY = "Start the sandbox service: `manage.py up` runs it, or see docs/install.md."
 
 _KINDS: dict[int, type[errors.LensError]] = {
@@ -106,16 +108,19 @@ class Sandboxd:
     def wait(self, seconds: float) -> None:
         """Return when sandboxd listens, or when the time is over: the next call then says so."""
         deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            connection = _UnixConnection(self._path, self._timeout)
-            try:
-                connection.connect()
-            except OSError:
-                time.sleep(0.05)
-            else:
-                return
-            finally:
-                connection.close()
+        while not self.listens() and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+
+    def listens(self) -> bool:
+        """Whether somebody listens on its socket."""
+        connection = _UnixConnection(self._path, self._timeout)
+        try:
+            connection.connect()
+        except OSError:
+            return False
+        finally:
+            connection.close()
+        return True
 
     def health(self) -> dict[str, Any]:
         """`{"isolation", "layers", "remedy", "sandboxes"}`: what this host can isolate with."""
@@ -125,10 +130,9 @@ class Sandboxd:
         """Build a sandbox; `{"id", "isolation", "report", "created_ms"}`."""
         return self._call("POST", "/v1/sandboxes", spec)
 
-    def states(self) -> dict[str, str]:
-        """Id → `ready`, `creating` or `failed` of every sandbox that sandboxd knows."""
-        reply = self._call("GET", "/v1/sandboxes")
-        return {str(row["id"]): str(row["state"]) for row in reply["sandboxes"]}
+    def activity(self) -> dict[str, Any]:
+        """`{"instance", "sandboxes": {id: {"state", "jobs", "quiet_ms"}}}`."""
+        return self._call("GET", "/v1/activity")
 
     def delete(self, sandbox_id: uuid.UUID) -> None:
         """Kill everything in a sandbox and forget it; deleting an unknown one is no error."""
@@ -206,9 +210,7 @@ class AsyncSandboxd:
             self._idle.pop()[1].writer.close()
 
     async def _exchange(self, request: bytes) -> tuple[int, bytes]:
-        connection = self._take() or _Pooled(
-            *await asyncio.open_unix_connection(str(self._path), limit=1 << 20)
-        )
+        connection = self._take() or await self._connect()
         keep = False
         try:
             connection.writer.write(request)
@@ -224,6 +226,20 @@ class AsyncSandboxd:
             else:
                 connection.writer.close()
         return status, raw
+
+    async def _connect(self) -> _Pooled:
+        """A new connection. A sandboxd that is just started anew is waited for: until somebody
+        listens, nothing was asked for."""
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                opened = await asyncio.open_unix_connection(str(self._path), limit=1 << 20)
+            except (ConnectionRefusedError, FileNotFoundError):
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(POLL_SECONDS)
+            else:
+                return _Pooled(*opened)
 
     def _take(self) -> _Pooled | None:
         """The kept connection that was used last, if it is young and still open."""

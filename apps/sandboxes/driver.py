@@ -10,6 +10,7 @@ from apps.common.registry import Registry
 
 if TYPE_CHECKING:
     import uuid
+    from datetime import timedelta
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,32 @@ class Built:
     report: list[dict[str, Any]]
 
 
+@dataclass(frozen=True, slots=True)
+class Use:
+    """How a sandbox is used now: calls that run in it, and for how long none has (None: never)."""
+
+    state: str
+    jobs: int = 0
+    quiet: timedelta | None = None
+
+    @property
+    def ever(self) -> bool:
+        """Whether it was used at all."""
+        return self.jobs > 0 or self.quiet is not None
+
+    def within(self, span: timedelta) -> bool:
+        """Whether something runs in it, or did less than `span` ago."""
+        return self.jobs > 0 or (self.quiet is not None and self.quiet < span)
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """Every sandbox that exists, by id. `instance` changes when the service was started anew."""
+
+    instance: str
+    sandboxes: dict[uuid.UUID, Use]
+
+
 class Driver(Protocol):
     """Builds sandboxes somewhere. Every method may be repeated; errors are `apps.common.errors`."""
 
@@ -48,8 +75,12 @@ class Driver(Protocol):
         """Let its proxy decide by `bundle` from now on, and end what that does not allow."""
         ...
 
-    def states(self) -> dict[str, str]:
-        """Id → `creating`, `ready` or `failed` of every sandbox that exists."""
+    def activity(self) -> Activity:
+        """What exists, in which state (`creating`, `ready`, `failed`), and how it is used."""
+        ...
+
+    def away(self) -> bool:
+        """Whether the service is not there at all, so that none of its sandboxes runs."""
         ...
 
 

@@ -16,4 +16,5 @@ class SandboxAction(StrEnum):
     FAIL = "sandbox.fail"
     STOP = "sandbox.stop"
     POLICY = "sandbox.policy"
+    SERVICE_RESTART = "sandbox_service.restart"
     CREDENTIAL_REFUSED = "sandbox.credential_refuse"

@@ -5,11 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import uuid
-from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from django.db import transaction
+from django.db import DatabaseError, transaction
 
 from apps.audit.models import Result, Surface
 from apps.audit.services import record
@@ -22,18 +20,19 @@ from apps.sandboxes import selectors
 from apps.sandboxes.authentication import audit_columns
 from apps.sandboxes.driver import Built, Spec, driver_for
 from apps.sandboxes.events import SandboxAction
+from apps.sandboxes.lifecycle import kill
 from apps.sandboxes.models import Sandbox, SandboxState
 from apps.sandboxes.services import end, sandbox_lost, sandbox_stop
+from apps.sandboxes.sweeping import for_each
 from apps.sandboxes.waiting import hint
 
 if TYPE_CHECKING:
-    from django.db.models import QuerySet
+    import uuid
 
     from apps.policies.types import Bundle
 
 # Both mean that nothing runs any more: sandboxes end with their service.
 GONE, AWAY = "sandbox_not_found", "sandboxd_unavailable"
-IDLE_AFTER = timedelta(minutes=30)
 TOKEN_PREFIX = "lnsb"  # noqa: S105  the prefix, not a token
 logger = logging.getLogger(__name__)
 
@@ -49,15 +48,10 @@ def provision(sandbox_id: uuid.UUID) -> None:
     Sandbox.objects.filter(pk=row.pk).update(
         token_hash=ids.token_hash(token), bundle_version=bundle.version
     )
+    identity: dict[str, Any] = {**audit_columns(row), "chain": [], "tier": "api"}
+    spec = Spec(id=row.pk, token=token, bundle=to_obj(bundle), identity=identity)
     try:
-        built = driver_for(row.driver).create(
-            Spec(
-                id=row.pk,
-                token=token,
-                bundle=to_obj(bundle),
-                identity={**audit_columns(row), "chain": [], "tier": "api"},
-            )
-        )
+        built = _build(row, spec)
     except LensError as error:
         _failed(row, error)
     else:
@@ -66,16 +60,20 @@ def provision(sandbox_id: uuid.UUID) -> None:
     hint(row.pk)
 
 
+def _build(row: Sandbox, spec: Spec) -> Built:
+    """A service that ended in the middle is asked once more: it may have been started anew."""
+    try:
+        return driver_for(row.driver).create(spec)
+    except LensError as error:
+        if error.error_code != AWAY:
+            raise
+        return driver_for(row.driver).create(spec)
+
+
 def clear(sandbox_id: uuid.UUID, driver: str) -> None:
     """End what runs of a sandbox that is over."""
     if not selectors.live().filter(pk=sandbox_id).exists():
         driver_for(driver).stop(sandbox_id)
-
-
-def reap_idle() -> int:
-    """Stop every sandbox that nobody used for `IDLE_AFTER`; how many."""
-    rows = selectors.unused_since(clock.now() - IDLE_AFTER)
-    return len(_stop_all(rows, "Idle for 30 minutes."))
 
 
 def stop_disallowed() -> int:
@@ -83,47 +81,40 @@ def stop_disallowed() -> int:
 
     What runs is ended here and now: a queue of jobs may be long, and only makes up for a failure.
     """
-    ended: list[Sandbox] = []
+    over: dict[Sandbox, str] = {}
     for reason, rows in selectors.no_longer_allowed(clock.now()):
-        ended += _stop_all(rows, reason)
-    _kill(ended)
-    return len(ended)
+        over = dict.fromkeys(rows, reason) | over
+
+    def stop(row: Sandbox) -> bool:
+        sandbox_stop(row, reason=over[row], actor=SYSTEM)
+        kill(row)
+        return True
+
+    return for_each(over, stop)
 
 
 def push_bundles(known: dict[uuid.UUID, str]) -> int:
     """Give each running sandbox the policy as it is now, where it differs; how many got one.
 
-    `known` maps a sandbox to the fingerprint of the bundle it has, and is kept up to date.
+    `known` maps a sandbox to the fingerprint of the bundle it has, and is kept up to date. Those
+    that were stopped since are ended here and now, as above. What fails for one sandbox is raised
+    when the others have theirs.
     """
-    pushed = 0
-    for row in selectors.running().select_related("org", "team", "project"):
-        bundle = bundle_of(row)
+
+    def push(row: Sandbox) -> bool:
+        bundle = _compiled(row)
         mark = fingerprint(bundle)
-        if known.get(row.pk) == mark:
-            continue
-        if _push(row, bundle):
-            known[row.pk] = mark
-            pushed += 1
-    return pushed
+        if known.get(row.pk) == mark or not _push(row, bundle):
+            return False
+        known[row.pk] = mark
+        return True
 
-
-def reconcile(name: str = "process") -> int:
-    """Make rows and the sandbox service agree; how many differed. Run at start and now and then.
-
-    The rows are read first: a sandbox that becomes ready in between is not taken for lost.
-    """
-    rows = selectors.running().filter(driver=name).values_list("pk", flat=True)
-    expected = set(rows)
-    driver = driver_for(name)
-    exists = driver.states()
-    lost = [key for key in expected if exists.get(str(key), "failed") == "failed"]
-    for sandbox_id in lost:
-        sandbox_lost(sandbox_id, actor=SYSTEM)
-    wanted = {str(key) for key in selectors.live().values_list("pk", flat=True)}
-    strays = exists.keys() - wanted
-    for stray in strays:
-        driver.stop(uuid.UUID(stray))
-    return len(lost) + len(strays)
+    rows = list(selectors.running().select_related("org", "team", "project"))
+    stopped = Sandbox.objects.filter(pk__in=known.keys() - {row.pk for row in rows})
+    for row in stopped:
+        kill(row)
+        del known[row.pk]
+    return for_each(rows, push)
 
 
 def bundle_of(row: Sandbox) -> Bundle:
@@ -178,36 +169,41 @@ def _failed(row: Sandbox, error: LensError) -> None:
     end(row, SandboxState.FAILED, reason=reason, actor=SYSTEM, failure=error.error_code)
 
 
+def _compiled(row: Sandbox) -> Bundle:
+    """The policy of a running sandbox, which ends if nobody can tell what it is."""
+    try:
+        return bundle_of(row)
+    except (DatabaseError, LensError):
+        raise  # the same for all: the database is away
+    except Exception as error:
+        _not_taken(row, f"it cannot be compiled ({type(error).__name__})")
+        raise
+
+
 def _push(row: Sandbox, bundle: Bundle) -> bool:
     try:
         driver_for(row.driver).apply(row.pk, to_obj(bundle))
     except LensError as error:
         if error.error_code in (GONE, AWAY):
             sandbox_lost(row.pk, actor=SYSTEM)
-            return False
-        # It would go on by the old policy, which may allow more.
-        reason = f"It did not take a changed policy: {error.message}"
-        with transaction.atomic():
-            end(row, SandboxState.FAILED, reason=reason, actor=SYSTEM, failure="policy_not_taken")
+        else:
+            _not_taken(row, error.message)
         return False
+    except Exception as error:
+        _not_taken(row, type(error).__name__)
+        raise
     with transaction.atomic():
         Sandbox.objects.filter(pk=row.pk).update(bundle_version=bundle.version)
         _record(row, SandboxAction.POLICY, version=bundle.version)
     return True
 
 
-def _stop_all(rows: QuerySet[Sandbox], reason: str) -> list[Sandbox]:
-    return [sandbox_stop(row, reason=reason, actor=SYSTEM) for row in rows]
-
-
-def _kill(ended: list[Sandbox]) -> None:
-    for row in ended:
-        try:
-            driver_for(row.driver).stop(row.pk)
-        except LensError as error:
-            logger.warning("sandbox %s is left to its job: %s", row.pk, error.error_code)
-            if error.error_code == AWAY:
-                return
+def _not_taken(row: Sandbox, why: str) -> None:
+    """End what would go on by the old policy, which may allow more."""
+    reason = f"It did not take a changed policy: {why}"
+    with transaction.atomic():
+        end(row, SandboxState.FAILED, reason=reason, actor=SYSTEM, failure="policy_not_taken")
+    kill(row)
 
 
 def _record(row: Sandbox, action: SandboxAction, **metadata: object) -> None:

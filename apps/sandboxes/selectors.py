@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from django.db.models import Exists, F, OuterRef, Q, QuerySet
 
-from apps.orgs.models import ProjectGrant
+from apps.orgs.models import Organization, ProjectGrant
 from apps.sandboxes.models import LIVE_STATES, Sandbox, SandboxState
 
 if TYPE_CHECKING:
@@ -28,9 +28,23 @@ def running() -> QuerySet[Sandbox]:
     return Sandbox.objects.filter(state__in=RUNNING_STATES)
 
 
-def unused_since(moment: dt.datetime) -> QuerySet[Sandbox]:
-    """Live sandboxes that nobody has used since `moment`."""
-    return live().filter(last_used_at__lt=moment)
+def unused_too_long(now: dt.datetime) -> Iterator[tuple[int, QuerySet[Sandbox]]]:
+    """(minutes, live sandboxes that nobody has used for as long as their organization allows).
+
+    For sweeps: over all organizations, one query for each limit that one of them has.
+    """
+    limits = Organization.objects.values_list("sandbox_idle_minutes", flat=True)
+    for minutes in limits.distinct():
+        since = now - timedelta(minutes=minutes)
+        yield minutes, live().filter(org__sandbox_idle_minutes=minutes, last_used_at__lt=since)
+
+
+def older_than_allowed(now: dt.datetime) -> Iterator[tuple[int, QuerySet[Sandbox]]]:
+    """(hours, live sandboxes that are older than their organization allows); as above."""
+    limits = Organization.objects.values_list("sandbox_max_age_hours", flat=True)
+    for hours in limits.distinct():
+        since = now - timedelta(hours=hours)
+        yield hours, live().filter(org__sandbox_max_age_hours=hours, created_at__lt=since)
 
 
 def no_longer_allowed(now: dt.datetime) -> Iterator[tuple[str, QuerySet[Sandbox]]]:

@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from django.db import IntegrityError, transaction
+from django.db import transaction
 
 from apps.audit.models import Result, Surface
 from apps.audit.services import record
-from apps.common import clock
-from apps.common.errors import NotFound
+from apps.common import clock, rows
+from apps.common.errors import NotFound, RateLimited
 from apps.jobs.services import enqueue
 from apps.orgs import revision
 from apps.orgs.access import require
+from apps.orgs.models import Organization
 from apps.sandboxes.events import SandboxAction
 from apps.sandboxes.models import LIVE_STATES, Sandbox, SandboxState
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 RETRY_AFTER = timedelta(seconds=5)
 LOST = "sandbox_lost"
+LIMIT = "sandbox_limit"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,8 @@ def sandbox_for(
 
     Two callers who race get the same row. A sandbox that has just failed is returned as it is for
     `RETRY_AFTER`, so that a host which cannot isolate is not asked by every call. NotFound when the
-    principal's team has no grant on the project.
+    principal's team has no grant on the project; RateLimited `sandbox_limit` when the principal or
+    the organization has as many sandboxes as it may.
     """
     grant = next((grant for grant in principal.grants if grant.project_id == project_id), None)
     if grant is None:
@@ -74,12 +77,14 @@ def sandbox_for(
     found = _live_or_just_failed(key)
     if found:
         return found
+    # One new sandbox of an organization after the other: so nobody counts what another adds.
+    org = rows.locked(Organization(pk=principal.org_id))
+    found = _live_or_just_failed(key)
+    if found:
+        return found
+    _require_room(org, principal)
     row = _new_row(principal, key, project_id, delegation_scope, behalf)
-    try:
-        with transaction.atomic():
-            row.save(force_insert=True)
-    except IntegrityError:
-        return Sandbox.objects.get(key=key, state__in=LIVE_STATES)
+    row.save(force_insert=True)
     _record_request(row, principal, grant)
     enqueue("sandboxes.provision", {"sandbox": str(row.pk)}, org=row.org_id, dedupe_key=str(row.pk))
     return row
@@ -144,13 +149,31 @@ def end(
 
 
 def _live_or_just_failed(key: str) -> Sandbox | None:
-    rows = Sandbox.objects.filter(key=key)
-    live = rows.filter(state__in=LIVE_STATES).first()
+    known = Sandbox.objects.filter(key=key)
+    live = known.filter(state__in=LIVE_STATES).first()
     if live:
         return live
     since = clock.now() - RETRY_AFTER
-    failed = rows.filter(state=SandboxState.FAILED, stopped_at__gt=since)
+    failed = known.filter(state=SandboxState.FAILED, stopped_at__gt=since)
     return failed.exclude(failure=LOST).order_by("-created_at").first()
+
+
+def _require_room(org: Organization, principal: Principal) -> None:
+    """Raise when the principal or the organization has as many sandboxes as it may. `org` is
+    locked."""
+    live = Sandbox.objects.filter(org=org, state__in=LIVE_STATES)
+    own = live.filter(principal_kind=str(principal.kind), principal_id=str(principal.id))
+    for scope, found, most in (
+        (f"“{principal.name}”", own, org.sandboxes_per_principal),
+        (f"The organization “{org.name}”", live, org.sandboxes_total),
+    ):
+        if found.count() >= most:
+            raise RateLimited(
+                f"{scope} has as many sandboxes as it may have at once ({most}).",
+                code=LIMIT,
+                remedy="Stop one that is not needed, wait until one has been idle for "
+                f"{org.sandbox_idle_minutes} min, or ask an organization admin to raise the limit.",
+            )
 
 
 def _new_row(

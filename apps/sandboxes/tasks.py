@@ -7,7 +7,7 @@ from typing import Any
 
 from apps.jobs.periodic import every
 from apps.jobs.registry import job
-from apps.sandboxes import provisioning
+from apps.sandboxes import lifecycle, provisioning
 
 
 @job("sandboxes.provision", max_seconds=120)
@@ -22,10 +22,10 @@ def clear(payload: dict[str, Any]) -> None:
     provisioning.clear(uuid.UUID(payload["sandbox"]), payload["driver"])
 
 
-@every(60, name="sandboxes.reap_idle")
-def reap_idle() -> None:
-    """Stop what nobody has used for half an hour."""
-    provisioning.reap_idle()
+@every(15, name="sandboxes.reap")
+def reap() -> None:
+    """Stop what is idle or old beyond its organization's limits."""
+    lifecycle.reap()
 
 
 @every(15, name="sandboxes.stop_disallowed")

@@ -2,7 +2,10 @@
 
 It reads the Revision every 250 ms. When that moved, sandboxes that are no longer allowed are
 stopped and the others get their policy anew, whichever service, process or `manage.py` command it
-was that changed something. Every half minute rows and sandbox service are made to agree.
+was that changed something. Every two seconds it asks the sandbox service which sandboxes are in
+use; every half minute, and when the service was started anew, rows and service are made to agree.
+
+What fails for one sandbox never keeps another from its turn. The look is then done again.
 """
 
 from __future__ import annotations
@@ -16,13 +19,17 @@ from django.db import DatabaseError, close_old_connections
 
 from apps.common.errors import LensError
 from apps.orgs.revision import read_seq
-from apps.sandboxes import provisioning
+from apps.sandboxes import lifecycle, provisioning
+from apps.sandboxes.driver import driver_for
+from apps.sandboxes.sweeping import run_all
 
 if TYPE_CHECKING:
+    import datetime as dt
     import uuid
 
 POLL_SECONDS = 0.25
 AGAIN_SECONDS = 1.0
+USE_SECONDS = 2.0
 RECONCILE_SECONDS = 30.0
 AWAY_SECONDS = 5.0
 logger = logging.getLogger(__name__)
@@ -38,6 +45,10 @@ class Watcher:
         self._bundles: dict[uuid.UUID, str] = {}
         self._again_at = float("inf")
         self._agree_at = float("-inf")
+        self._use_at = float("-inf")
+        self._written: dict[uuid.UUID, tuple[str, dt.datetime]] = {}
+        self._instance = ""
+        self._seen_at = time.monotonic()
 
     def start(self) -> None:
         """Look at once, then again and again."""
@@ -66,25 +77,51 @@ class Watcher:
         close_old_connections()
 
     def look(self) -> None:
-        """Do what is due. What fails is tried again at the next look."""
+        """Do what is due. What fails is tried again at the next look, and holds up nothing else."""
+        run_all(self._govern, self._note_use, self._agree)
+
+    def _govern(self) -> None:
+        """Bring changes to the sandboxes; first of all, since they may be revocations."""
         seq, now = read_seq(), time.monotonic()
-        if now > self._agree_at:
-            # First, so that after a restart no policy is pushed to what is not there any more.
-            self._agree_at = now + self._agree()
         if seq != self._seq:
-            provisioning.stop_disallowed()
-            provisioning.push_bundles(self._bundles)
+            run_all(
+                provisioning.stop_disallowed,
+                lambda: provisioning.push_bundles(self._bundles),
+            )
             self._seq, self._again_at = seq, now + AGAIN_SECONDS
         elif now > self._again_at:
             # For what was asked for by a request that had not felt the change yet.
             self._again_at = float("inf")
             provisioning.stop_disallowed()
 
-    def _agree(self) -> float:
-        """Make rows and sandbox service agree; seconds until it is due again."""
+    def _note_use(self) -> None:
+        """Ask which sandboxes are in use, and notice a service that ended or came back."""
+        now = time.monotonic()
+        if now < self._use_at:
+            return
+        self._use_at = now + USE_SECONDS
         try:
-            provisioning.reconcile()
+            activity = driver_for(lifecycle.PROCESS).activity()
+        except LensError:
+            if now - self._seen_at > AWAY_SECONDS:
+                lifecycle.service_away()
+            return
+        self._seen_at = now
+        if self._instance not in ("", activity.instance):
+            lifecycle.service_restarted(self._instance, activity.instance)
+            self._written.clear()
+        self._instance = activity.instance
+        lifecycle.note_use(activity, self._written)
+
+    def _agree(self) -> None:
+        """Make rows and sandbox service agree."""
+        now = time.monotonic()
+        if now < self._agree_at:
+            return
+        self._agree_at = now + AWAY_SECONDS
+        try:
+            lifecycle.reconcile()
         except LensError as error:
             logger.warning("the sandbox service cannot be asked: %s", error.message)
-            return AWAY_SECONDS
-        return RECONCILE_SECONDS
+        else:
+            self._agree_at = now + RECONCILE_SECONDS

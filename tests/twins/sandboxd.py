@@ -20,6 +20,7 @@ import subprocess
 import threading
 import time
 import urllib.parse
+import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
@@ -48,6 +49,16 @@ class Box:
     bundles: list[dict[str, Any]] = field(default_factory=list)
     takes_bundles: bool = True
 
+    used: float | None = None
+    quiet_ms: int | None = None
+
+    def use(self) -> dict[str, Any]:
+        """As the real one tells it; a test may set `quiet_ms` for it."""
+        quiet = self.quiet_ms
+        if quiet is None and self.used is not None:
+            quiet = int((time.monotonic() - self.used) * 1000)
+        return {"state": "ready", "jobs": len(self.running), "quiet_ms": quiet}
+
     def kill(self) -> None:
         for process in list(self.running):
             _kill(process)
@@ -74,6 +85,7 @@ class SandboxdTwin:
         self.boxes: dict[str, Box] = {}
         self.calls: list[str] = []
         self.create_delay = 0.0
+        self.instance = ""
         self._lock = threading.Lock()
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
@@ -87,6 +99,7 @@ class SandboxdTwin:
 
     def start(self) -> None:
         """Listen; a socket left by an earlier one is replaced."""
+        self.instance = uuid.uuid4().hex
         self.socket_path.unlink(missing_ok=True)
         self._server = _Server(str(self.socket_path), _Handler)
         self._server.twin = self
@@ -116,6 +129,8 @@ class SandboxdTwin:
         parts = path.strip("/").split("/")
         if parts == ["v1", "health"]:
             return self._health()
+        if parts == ["v1", "activity"]:
+            return self._activity()
         if parts == ["v1", "sandboxes"]:
             return self._create(body) if method == "POST" else self._list()
         box = self.boxes.get(parts[2])
@@ -123,7 +138,11 @@ class SandboxdTwin:
             return self._delete(parts[2])
         if box is None:
             raise RefusedError(404, "sandbox_not_found", "no such sandbox")
-        return _on_box(box, "/".join(parts[3:]), body, gone)
+        try:
+            return _on_box(box, "/".join(parts[3:]), body, gone)
+        finally:
+            if method == "POST":
+                box.used = time.monotonic()
 
     def _health(self) -> dict[str, Any]:
         return {
@@ -132,6 +151,10 @@ class SandboxdTwin:
             "remedy": self.unavailable,
             "sandboxes": len(self.boxes),
         }
+
+    def _activity(self) -> dict[str, Any]:
+        found = {name: box.use() for name, box in list(self.boxes.items())}
+        return {"instance": self.instance, "sandboxes": found}
 
     def _list(self) -> dict[str, Any]:
         return {"sandboxes": [{"id": name, "state": "ready"} for name in self.boxes]}

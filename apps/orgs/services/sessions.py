@@ -15,13 +15,12 @@ from apps.orgs.access import require
 from apps.orgs.events import SignInAction
 from apps.orgs.models import IdentityProvider, User, UserSession
 from apps.orgs.trail import note
+from apps.orgs.types import Actor, PrincipalKind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from django.db.models import QuerySet
-
-    from apps.orgs.types import Actor
 
 MAX_HINT = 4_000  # it becomes part of a URL; a longer ID token is not kept
 KEEP_DAYS = 7
@@ -74,6 +73,21 @@ def sessions_end(sessions: QuerySet[UserSession], *, by: str) -> int:
     return sessions.filter(ended_at=None).update(
         ended_at=clock.now(), ended_by=by, hint_key_id="", hint_iv=b"", hint_ciphertext=b""
     )
+
+
+@transaction.atomic
+def sessions_end_by_provider(idp: IdentityProvider, claims: Mapping[str, Any]) -> int:
+    """A verified logout token ends the sessions that this provider began: the one with the `sid`,
+    or all of the `sub`. How many."""
+    rows_of_it = UserSession.objects.filter(idp=idp)
+    if "sub" in claims:
+        rows_of_it = rows_of_it.filter(subject=claims["sub"])
+    if "sid" in claims:
+        rows_of_it = rows_of_it.filter(sid=claims["sid"])
+    ended = sessions_end(rows_of_it, by="provider")
+    who = Actor(kind=PrincipalKind.SYSTEM, id=str(idp.pk), name=idp.name, org_id=None)
+    note(who, SignInAction.SESSIONS_END, idp, {}, sessions=ended)
+    return ended
 
 
 @transaction.atomic

@@ -183,8 +183,17 @@ def sign_out(user: User, org_id: Any) -> None:
     )
 
 
-def sign_in_refused(idp: IdentityProvider | None, refusal: SignInError, *, who: str = "") -> None:
+def sign_in_refused(idp: IdentityProvider | None, refusal: SignInError) -> None:
     """Audit a refusal through the spool, bounded: anybody can cause these."""
+    _refused(idp, refusal, SignInAction.SIGN_IN_REFUSED, 403)
+
+
+def logout_refused(idp: IdentityProvider | None, refusal: SignInError) -> None:
+    """The same for a logout token that does not hold."""
+    _refused(idp, refusal, SignInAction.LOGOUT_REFUSED, 400)
+
+
+def _refused(idp: IdentityProvider | None, refusal: SignInError, action: str, status: int) -> None:
     held_back = _damper.admit(str(idp.pk) if idp else "")
     if held_back is None:
         return
@@ -194,13 +203,12 @@ def sign_in_refused(idp: IdentityProvider | None, refusal: SignInError, *, who: 
             "org": str(idp.org_id) if idp else None,
             "org_slug": idp.org.slug if idp else "",
             "principal_kind": PrincipalKind.USER,
-            "principal_name": who,
             "surface": Surface.AUTHENTICATION,
-            "action": SignInAction.SIGN_IN_REFUSED,
+            "action": action,
             "resource_type": "identity_provider",
             "resource_id": str(idp.pk) if idp else "",
             "result": Result.DENIED,
-            "status": 403,
+            "status": status,
             "reason": refusal.detail,
             "metadata": {"code": refusal.code, **more},
         }

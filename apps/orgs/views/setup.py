@@ -124,7 +124,7 @@ def admin(request: HttpRequest) -> HttpResponse:
     return _sign_in_page(request, org, ProviderForm(), form)
 
 
-@method_decorator([in_setup, throttled("sign-in", times=60)], name="dispatch")
+@method_decorator([in_setup, throttled("sign-in", times=600, each=300)], name="dispatch")
 class ProveView(Departure):
     """To a provider of the unfinished organization, for the sign-in that opens it."""
 

@@ -9,26 +9,27 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
-from django.contrib import auth, messages
+from django.contrib import messages
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpResponseRedirect
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils.decorators import method_decorator
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_POST, require_safe
+from django.views.decorators.http import require_http_methods
 from django.views.generic import View
 from mozilla_django_oidc.views import OIDCAuthenticationCallbackView, OIDCAuthenticationRequestView
 
-from apps.common.errors import Denied
+from apps.common.errors import Denied, Invalid
 from apps.orgs import session
 from apps.orgs.access import can, require
-from apps.orgs.models import IdentityProvider, User
+from apps.orgs.models import IdentityProvider
 from apps.orgs.oidc import flow as flows
 from apps.orgs.oidc.client import client_for
 from apps.orgs.oidc.errors import SignInError, bad_answer
 from apps.orgs.oidc.flow import Flow, Purpose
 from apps.orgs.services import sign_in as services
+from apps.orgs.services.domains import domain_name
 from apps.orgs.services.identity_providers import configured, fingerprint_of
 from apps.orgs.throttle import throttled
 
@@ -48,51 +49,65 @@ _LIBRARY_SETTINGS = {
 
 
 @never_cache
-@require_safe
+@require_http_methods(["GET", "HEAD", "POST"])
+@throttled("login", times=300)
 def login(request: HttpRequest, slug: str = "") -> HttpResponse:
-    """Where everybody without a session arrives; works without JavaScript."""
+    """Where everybody without a session arrives; works without JavaScript.
+
+    Whoever types an e-mail address is sent to the provider of its domain. Nothing here depends on
+    whether the person exists.
+    """
     onward = safe_next(request)
     if getattr(request, "actor", None) is not None:
         return redirect(onward or "/")
     wanted = slug or request.GET.get("organization", "").strip().lower()
-    providers = list(_working(wanted)[:MANY])
+    email = request.POST.get("email", "").strip() if request.method == "POST" else ""
+    many = _working(wanted)[:MANY]
+    providers = list(home_of(email) if email else many)
+    if email:
+        request.session[session.HINT] = email if providers else ""
     context = {
         "next": onward,
         "signed_in": request.user if request.user.is_authenticated else None,
         "asked": wanted,
-        "providers": providers if wanted or len(providers) == 1 else [],
-        "must_choose": not wanted and len(providers) > 1,
+        "email": email,
+        "providers": providers if wanted or email or len(providers) == 1 else [],
+        "must_choose": not wanted and (bool(email) or len(providers) > 1),
         "is_set_up": bool(providers) or _working().exists(),
     }
     return render(request, "orgs/login.html", context)
 
 
-@require_POST
-def logout(request: HttpRequest) -> HttpResponse:
-    """End this session here; the provider's own session is the provider's."""
-    org = getattr(request, "org", None)
-    if isinstance(request.user, User):
-        services.sign_out(request.user, org.pk if org else None)
-    auth.logout(request)
-    return redirect("login")
+def home_of(email: str) -> QuerySet[IdentityProvider]:
+    """The provider in use that vouches for the address's domain; at most one."""
+    try:
+        name = domain_name(email.rpartition("@")[2])
+    except Invalid:
+        return _working().none()
+    return _working().filter(domains__domain=name, domains__verified_at__isnull=False)
 
 
 def safe_next(request: HttpRequest) -> str:
     """Where to go afterwards: a path on this host, or nothing."""
-    wanted = request.GET.get("next", "")
+    wanted = request.GET.get("next", "") or request.POST.get("next", "")
     host = {request.get_host()}
     fine = url_has_allowed_host_and_scheme(wanted, host, require_https=request.is_secure())
     return wanted if fine else ""
 
 
 def refused(
-    request: HttpRequest, refusal: SignInError, idp: IdentityProvider | None
+    request: HttpRequest,
+    refusal: SignInError,
+    idp: IdentityProvider | None,
+    purpose: Purpose = Purpose.SIGN_IN,
 ) -> HttpResponse:
-    """Audit a refusal and say it."""
+    """Audit a refusal and say it; the admin who tests is told the details."""
     services.sign_in_refused(idp, refusal)
     context = {
         "message": refusal.message,
         "no_access": refusal.code == services.NO_ACCESS,
+        "detail": refusal.detail if purpose is Purpose.TEST else "",
+        "tested": idp if purpose is Purpose.TEST else None,
         "in_setup": session.in_setup(request),
     }
     return render(request, "orgs/refused.html", context, status=403)
@@ -126,13 +141,15 @@ class Departure(OIDCAuthenticationRequestView):
         invitation = str(request.session.get(session.INVITATION, ""))
         flow = Flow(idp, purpose, safe_next(request), fingerprint_of(idp), invitation)
         self.scopes = idp.scopes
+        if purpose is Purpose.SIGN_IN and (hint := request.session.get(session.HINT)):
+            self.extra = {"login_hint": hint}
         if purpose is not Purpose.SIGN_IN:
             # Else the provider may answer from a session, and no password, key or policy is tried.
             self.extra = {"prompt": "login"}
         try:
             endpoints = client_for(idp).endpoints
         except SignInError as refusal:
-            return refused(request, refusal, idp)
+            return refused(request, refusal, idp, purpose)
         self.OIDC_OP_AUTH_ENDPOINT = endpoints.authorization_endpoint
         self.OIDC_RP_CLIENT_ID = idp.client_id
         response = super().get(request)
@@ -142,7 +159,7 @@ class Departure(OIDCAuthenticationRequestView):
         return response  # type: ignore[no-any-return]  # an untyped library
 
 
-@method_decorator([never_cache, throttled("sign-in", times=60)], name="dispatch")
+@method_decorator([never_cache, throttled("sign-in", times=600, each=300)], name="dispatch")
 class SignInView(Departure):
     """To an organization's own, working provider."""
 
@@ -151,7 +168,7 @@ class SignInView(Departure):
         return self.leave(request, get_object_or_404(_working(), pk=idp), Purpose.SIGN_IN)
 
 
-@method_decorator([never_cache, throttled("sign-in", times=60)], name="dispatch")
+@method_decorator([never_cache, throttled("sign-in", times=600, each=300)], name="dispatch")
 class TestView(Departure):
     """To a provider that an admin tests, in use or not, with what waits for the test."""
 
@@ -168,7 +185,7 @@ class TestView(Departure):
         return self.leave(request, row, Purpose.TEST)
 
 
-@method_decorator([never_cache, throttled("callback", times=60)], name="dispatch")
+@method_decorator([never_cache, throttled("callback", times=600)], name="dispatch")
 class ArrivalView(OIDCAuthenticationCallbackView):
     """Where every provider sends the browser back to."""
 
@@ -184,7 +201,9 @@ class ArrivalView(OIDCAuthenticationCallbackView):
             request.oidc_flow = known  # type: ignore[attr-defined]  # for the backend
             return super().get(request)  # type: ignore[no-any-return]  # an untyped library
         except SignInError as refusal:
-            return refused(request, refusal, known.idp if known else None)
+            if known is None:
+                return refused(request, refusal, None)
+            return refused(request, refusal, known.idp, known.purpose)
 
     def login_success(self) -> HttpResponse:
         """A new session, and on to where the person wanted to go."""

@@ -9,13 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from apps.policies.core.asking import http_request
+from apps.policies.core.asking import HTTP_PORT, HTTPS_PORT, http_request
 from apps.policies.types import Action
 from apps.proxy.egress import answers, body, inject, response, websocket
 from apps.proxy.egress.answers import Answer, RefusedError, denied
 from apps.proxy.egress.audit import Record
 from apps.proxy.egress.broker import BrokerAwayError, BrokerRefusedError
-from apps.proxy.egress.head import HTTP_PORT, HTTPS_PORT, UNTIL_CLOSE, HeadError
+from apps.proxy.egress.head import UNTIL_CLOSE, HeadError
 from apps.proxy.egress.lines import LineCutError
 from apps.proxy.egress.place import InjectionError
 from apps.proxy.egress.response import ClientGoneError, SilentError, UpstreamBrokenError
@@ -24,8 +24,9 @@ from apps.proxy.egress.wire import EndedError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from apps.policies.core.asking import Authority
     from apps.policies.types import Binding, Decision
-    from apps.proxy.egress.head import Authority, RequestHead, ResponseHead
+    from apps.proxy.egress.head import RequestHead, ResponseHead
     from apps.proxy.egress.inject import Injected
     from apps.proxy.egress.lines import Line
     from apps.proxy.egress.plane import Plane

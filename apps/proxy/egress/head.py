@@ -19,23 +19,27 @@ import re
 from dataclasses import dataclass
 from typing import NoReturn
 
-from apps.common.hosts import HostError, parse_host
+from apps.policies.core import asking
+from apps.policies.core.asking import (
+    HTTP_PORT,
+    HTTPS_PORT,
+    METHOD,
+    TARGET,
+    Authority,
+    RequestError,
+)
 
 CHUNKED = -1
 UNTIL_CLOSE = -2
 
-HTTP_PORT = 80
-HTTPS_PORT = 443
-
 # (lower-case name, name as received, value)
 Field = tuple[str, str, str]
 
-_REQUEST_LINE = re.compile(r"([A-Z](?:[A-Z-]{0,30}[A-Z])?) ([!-~]+) HTTP/1\.([01])")
+_REQUEST_LINE = re.compile(rf"({METHOD}) ({TARGET}) HTTP/1\.([01])")
 _STATUS_LINE = re.compile(r"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t -~\x80-\xff]*))?")
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _CONTROL = re.compile(r"[^\t\r\n -~\x80-\xff]")
 _LENGTH = re.compile(r"[0-9]{1,18}")
-_AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,254})(?::([1-9][0-9]{0,4}))?")
 _MAX_FIELDS = 200
 
 # One occurrence each; also refused when spelt with underscores.
@@ -65,19 +69,6 @@ class HeadError(Exception):
 
 def _bad(code: str, message: str) -> NoReturn:
     raise HeadError(400, code, message)
-
-
-@dataclass(frozen=True, slots=True)
-class Authority:
-    """A host (lower-case name, dotted IPv4, or IPv6 without brackets) and a port."""
-
-    host: str
-    port: int
-
-    def header(self, default_port: int) -> str:
-        """The authority as a `Host` value, without the scheme's default port."""
-        name = f"[{self.host}]" if ":" in self.host else self.host
-        return name if self.port == default_port else f"{name}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,25 +275,11 @@ def _response_body(status: int, method: str, fields: tuple[Field, ...]) -> int:
 
 
 def parse_authority(text: str, default_port: int | None) -> Authority:
-    """Parse `host[:port]` (RFC 3986 3.2 without userinfo); raises HeadError (400).
-
-    Not accepted: userinfo, percent-escapes, non-ASCII, and what `apps.common.hosts` cannot
-    read in exactly one way (odd IPv4 spellings, empty labels). The host comes back in its one form.
-    """
-    match = _AUTHORITY.fullmatch(text)
-    if match is None:
-        _bad("authority", "malformed host or port")
-    port = int(match[2]) if match[2] else default_port
-    if port is None or port > 65535:
-        _bad("authority", "a port from 1 to 65535 is required")
-    return Authority(_host(match[1]), port)
-
-
-def _host(text: str) -> str:
+    """`host[:port]` as `apps.policies.core.asking` reads it; raises HeadError (400)."""
     try:
-        return parse_host(text).name
-    except HostError as error:
-        _bad("authority", f"the host {error}")
+        return asking.parse_authority(text, default_port)
+    except RequestError as error:
+        _bad(error.code, str(error))
 
 
 def connect_authority(head: RequestHead) -> Authority:
@@ -324,11 +301,12 @@ def plain_target(head: RequestHead) -> tuple[Authority, str]:
     scheme, separator, rest = head.target.partition("://")
     if not separator or scheme.lower() != "http":
         _bad("target_form", "use http://host/path, or CONNECT for https")
-    cut = min((at for at in map(rest.find, "/?#") if at >= 0), default=len(rest))
-    authority = parse_authority(rest[:cut], HTTP_PORT)
+    try:
+        authority, target = asking.split_target(rest, HTTP_PORT)
+    except RequestError as error:
+        _bad(error.code, str(error))
     _same_host(head, authority, HTTP_PORT)
-    path = rest[cut:]
-    return authority, _origin_form(path if path.startswith("/") else "/" + path)
+    return authority, _origin_form(target)
 
 
 def tunnel_target(head: RequestHead, authority: Authority) -> str:

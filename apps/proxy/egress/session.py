@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from proxy.http.handler import HttpProtocolHandler
 
-from apps.policies.types import Action, ConnectRequest
+from apps.policies.core import asking
+from apps.policies.types import Action
 from apps.proxy.egress import answers, tunnel
 from apps.proxy.egress.answers import Answer, RefusedError, denied
 from apps.proxy.egress.audit import Record
@@ -31,7 +32,9 @@ from apps.proxy.egress.tls.hello import HelloError
 from apps.proxy.egress.wire import EndedError, Wire, linger
 
 if TYPE_CHECKING:
-    from apps.proxy.egress.head import Authority, RequestHead
+    from apps.policies.core.asking import Authority
+    from apps.policies.types import ConnectRequest
+    from apps.proxy.egress.head import RequestHead
     from apps.proxy.egress.lines import Line
     from apps.proxy.egress.plane import Plane
 
@@ -134,7 +137,7 @@ class Session(HttpProtocolHandler):
             self._refuse(error, head, None)
             return
         record = Record("CONNECT", authority.host, authority.port, "")
-        request = ConnectRequest(authority.host, authority.port)
+        request = asking.tunnel(authority)
         decision = self._plane.gate.decide(request)
         if not decision.allowed:
             self._close_with(answers.of_decision(decision), record)
@@ -212,7 +215,7 @@ class Session(HttpProtocolHandler):
         upstream, _ = self._plane.dialer.connect(
             self._line,
             authority,
-            lambda ips: self._judge(ConnectRequest(authority.host, authority.port, ips), record),
+            lambda ips: self._judge(asking.tunnel(authority, ips), record),
         )
         try:
             sock.settimeout(self._limits.stall)

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from apps.policies.core.asking import Authority
     from apps.proxy.egress.config import EgressConfig
-    from apps.proxy.egress.head import Authority
     from apps.proxy.egress.lines import Line
     from apps.proxy.egress.turn import Turn
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import uuid
+from datetime import timedelta
+from typing import Any
 
 from apps.sandboxes.client import Sandboxd
-from apps.sandboxes.driver import Built, Spec, drivers
+from apps.sandboxes.driver import Activity, Built, Spec, Use, drivers
 from apps.sandboxes.paths import sandboxd_socket
-
-if TYPE_CHECKING:
-    import uuid
 
 # At a restart a call may come before sandboxd listens again.
 START_SECONDS = 2.0
@@ -45,5 +44,19 @@ class ProcessDriver:
         # The proxy itself cuts what the new policy does not allow any more.
         self._sandboxd.put_bundle(sandbox_id, bundle)
 
-    def states(self) -> dict[str, str]:
-        return self._sandboxd.states()
+    def activity(self) -> Activity:
+        reply = self._sandboxd.activity()
+        found = {uuid.UUID(key): _use(use) for key, use in reply["sandboxes"].items()}
+        return Activity(str(reply["instance"]), found)
+
+    def away(self) -> bool:
+        return not self._sandboxd.listens()
+
+
+def _use(use: dict[str, Any]) -> Use:
+    quiet = use["quiet_ms"]
+    return Use(
+        state=str(use["state"]),
+        jobs=int(use["jobs"]),
+        quiet=None if quiet is None else timedelta(milliseconds=quiet),
+    )

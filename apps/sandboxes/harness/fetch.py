@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from apps.common.frames import encode_frame
-from apps.sandboxes.harness import env
+from apps.sandboxes.harness import places
 
 _PROXY_ADDRESS = "127.0.0.1"
 _CHUNK = 64 * 1024
@@ -60,7 +60,7 @@ def _fetch(request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
         if refusal is not None:
             return _read(refusal, request["max_bytes"])
     else:
-        connection = http.client.HTTPConnection(_PROXY_ADDRESS, env.PROXY_PORT, timeout=timeout)
+        connection = http.client.HTTPConnection(_PROXY_ADDRESS, places.here().port, timeout=timeout)
         path = f"http://{parts.netloc.rpartition('@')[2]}{path}"
     with open(0, "rb", closefd=False) as file:
         body = file.read()
@@ -88,7 +88,7 @@ def _tunnel(
     host: str, port: int, timeout: float
 ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse | None]:
     """A connection inside TLS through CONNECT, or the proxy's refusal."""
-    raw = socket.create_connection((_PROXY_ADDRESS, env.PROXY_PORT), timeout=timeout)
+    raw = socket.create_connection((_PROXY_ADDRESS, places.here().port), timeout=timeout)
     name = f"[{host}]" if ":" in host else host.encode("idna").decode()
     authority = f"{name}:{port}"
     raw.sendall(f"CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n".encode("ascii"))
@@ -97,7 +97,7 @@ def _tunnel(
     connection = http.client.HTTPConnection(host, port, timeout=timeout)
     if response.status != 200:
         return connection, response
-    context = ssl.create_default_context(cafile=env.CA_BUNDLE)
+    context = ssl.create_default_context(cafile=places.here().bundle)
     connection.sock = context.wrap_socket(raw, server_hostname=host)
     return connection, None
 

@@ -18,12 +18,11 @@ import stat
 from typing import TYPE_CHECKING, Any
 
 from apps.common.frames import encode_frame
-from apps.sandboxes.harness import env, syscalls
+from apps.sandboxes.harness import env, places, syscalls
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_ROOTS = (env.WORKSPACE, "/tmp")  # noqa: S108 the sandbox's own
 _CHUNK = 1 << 20
 _MAX_ENTRIES = 10_000
 _MAX_TEMPORARY = 8
@@ -81,10 +80,10 @@ def split(path: str) -> tuple[str, str]:
     if not path or "\0" in path:
         raise FileError("invalid_path", "the path is empty or holds a NUL")
     if not path.startswith("/"):
-        return env.WORKSPACE, path
-    for root in _ROOTS:
-        if path == root or path.startswith(root + "/"):
-            return root, path[len(root) :].lstrip("/") or "."
+        return places.here().workspace, path
+    for prefix, root in places.here().roots:
+        if path == prefix or path.startswith(prefix + "/"):
+            return root, path[len(prefix) :].lstrip("/") or "."
     raise FileError("path_outside_workspace", "the path is outside the workspace")
 
 

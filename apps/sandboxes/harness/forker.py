@@ -43,6 +43,14 @@ class Children:
     fork: Callable[[dict[str, Any], list[int]], int] = _fork
 
 
+class FailedError(Exception):
+    """A step of making or building a child failed; `message` is how sandboxd is told."""
+
+    def __init__(self, step: str, error: BaseException) -> None:
+        super().__init__(step)
+        self.message = ipc.failure(step, error)
+
+
 def fork(
     name: str, prepare: Callable[[], Children], inherited: tuple[socket.socket, ...]
 ) -> tuple[int, socket.socket]:
@@ -113,8 +121,9 @@ def _fork_one(
     answers = socket.socket(fileno=os.dup(fds[0]))
     try:
         pid = children.fork(message, fds)
-    except OSError as error:
-        _tell(answers, ipc.failure("fork", error))
+    except (FailedError, OSError) as error:
+        told = error.message if isinstance(error, FailedError) else ipc.failure("fork", error)
+        _tell(answers, told)
         ipc.close_all(fds)
         return
     if pid == 0:

@@ -38,6 +38,7 @@ from apps.sandboxes.harness import (
     syscalls,
 )
 from apps.sandboxes.harness.confine import Identity
+from apps.sandboxes.harness.forker import FailedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -85,14 +86,6 @@ def from_message(message: dict[str, Any]) -> Spec:
     return Spec(**{**message, "layout": rootfs.Layout(**message["layout"])})
 
 
-class FailedError(Exception):
-    """A step of building the sandbox failed."""
-
-    def __init__(self, step: str, error: BaseException) -> None:
-        super().__init__(step)
-        self.message = ipc.failure(step, error)
-
-
 @contextlib.contextmanager
 def step(name: str) -> Iterator[None]:
     """Turn what goes wrong within into a FailedError that names the step."""
@@ -105,24 +98,44 @@ def step(name: str) -> Iterator[None]:
 def prepare() -> forker.Children:
     """What the forker does first: load and initialise all that a sandbox's children use."""
     fetch.preload()
+    rootfs.system_bundle()
     return forker.Children(start, fork)
 
 
 def fork(message: dict[str, Any], fds: list[int]) -> int:
     """Fork pid 1 into its namespaces and, if `born` says that the last of `fds` is the directory
     of a control group, into that group, which then needs no joining."""
-    flags = _NAMESPACES | (syscalls.CLONE_NEWUSER if message["spec"]["rootless"] else 0)
-    if not message["born"]:
-        return syscalls.fork_into(None, flags)
-    group = fds.pop()
+    spec = message["spec"]
+    group = fds.pop() if message["born"] else None
     try:
+        if not spec["rootless"]:
+            _have_template(spec["layout"]["mount_point"], tuple(spec["layout"]["system_paths"]))
+        with step("namespaces"):
+            return _fork(
+                _NAMESPACES | (syscalls.CLONE_NEWUSER if spec["rootless"] else 0), group, fds
+            )
+    finally:
+        if group is not None:
+            os.close(group)
+
+
+def _fork(namespaces: int, group: int | None, fds: list[int]) -> int:
+    if group is not None:
         with contextlib.suppress(OSError):  # an old kernel; a limit is told by the other way too
-            pid = syscalls.fork_into(group, flags)
+            pid = syscalls.fork_into(group, namespaces)
             os.close(fds.pop())
             return pid
-        return syscalls.fork_into(None, flags)
-    finally:
-        os.close(group)
+    return syscalls.fork_into(None, namespaces)
+
+
+@functools.cache
+def _have_template(mount_point: str, system_paths: tuple[str, ...]) -> None:
+    """Once in the life of the forker: a mount namespace of its own, and the template in it."""
+    with step("namespaces"):
+        syscalls.unshare(syscalls.CLONE_NEWNS)
+    with step("root"):
+        os.umask(0o022)
+        rootfs.template(mount_point, system_paths)
 
 
 def start(message: dict[str, Any], fds: list[int]) -> None:
@@ -178,18 +191,19 @@ def _build(control: socket.socket, spec: Spec) -> int:
     """Everything from an empty namespace to a closed sandbox; returns our own OOM score, open."""
     gc.disable()
     os.umask(0o022)
-    bundle = rootfs.system_bundle()
     with step("loopback"):
         socket.sethostname("sandbox")
         syscalls.loopback_up()
         opened = listeners(env.PROXY_PORT)
     hand_over(control, opened)
+    root = spec.layout.mount_point
     with step("root"):
+        if spec.rootless:
+            rootfs.template(root, spec.layout.system_paths)
         rootfs.build(spec.layout)
     authority = await_trust(control)
-    root = spec.layout.mount_point
     with step("certificates"):
-        rootfs.trust(root, authority, bundle)
+        rootfs.trust(root, authority)
     with step("pivot_root"):
         rootfs.enter(root)
         forget_streams()

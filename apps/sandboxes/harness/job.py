@@ -20,7 +20,17 @@ import signal
 import socket
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from apps.sandboxes.harness import confine, fetch, files, ipc, seccomp, selftest, syscalls
+from apps.sandboxes.harness import (
+    confine,
+    fetch,
+    files,
+    ipc,
+    places,
+    seccomp,
+    selftest,
+    shared_selftest,
+    syscalls,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -103,7 +113,7 @@ def _read_request(descriptor: int) -> dict[str, Any]:
 def _execute(request: dict[str, Any]) -> None:
     """`sh -c command` in `workdir`; JobError `workdir_not_found`, `command_too_long`."""
     try:
-        os.chdir(request["workdir"])
+        os.chdir(places.here().resolved(request["workdir"]))
     except OSError as error:
         raise JobError("workdir_not_found", f"workdir: {error.strerror}") from error
     command = [os.fsencode(part) for part in ("sh", "-c", request["command"])]
@@ -124,4 +134,5 @@ KINDS: dict[str, Callable[[dict[str, Any]], None]] = {
     "files.list": files.listing,
     "fetch": fetch.run,
     "selftest": selftest.run,
+    "selftest.shared": shared_selftest.run,
 }

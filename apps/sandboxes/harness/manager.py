@@ -45,9 +45,9 @@ class Manager:
 
     def create(self, wanted: Wanted) -> Sandbox:
         """Raises IsolationUnavailable, Conflict `sandbox_exists`, Unavailable."""
-        if not self.host.isolated:
+        if remedy := self.host.refusal(allow_degraded=wanted.allow_degraded):
             message = "this host cannot isolate a sandbox"
-            raise IsolationUnavailable(message, remedy=self.host.remedy)
+            raise IsolationUnavailable(message, remedy=remedy)
         slot = self._reserve(wanted.id)
         try:
             sandbox = self.spawner.create(wanted, slot)

@@ -106,7 +106,7 @@ def describe(sandbox: Sandbox) -> dict[str, Any]:
         "id": sandbox.id,
         "state": sandbox.state,
         "reason": sandbox.failure,
-        "isolation": "namespace",
+        "isolation": sandbox.mode,
         "report": sandbox.report,
         "created_ms": sandbox.created_ms,
     }
@@ -160,6 +160,7 @@ def create(manager: Manager, call: Call) -> dict[str, Any]:
         identity=identity,
         env=env.checked(body.get("env") or {}),
         limits=manager.spawner.config.limits.override(body.get("limits") or {}),
+        allow_degraded=flag(body, "allow_degraded", default=False),
     )
     return describe(manager.create(wanted))
 
@@ -188,7 +189,12 @@ def execute(manager: Manager, call: Call) -> dict[str, Any]:
     request = {
         "command": text(body, "command", most=_MAX_COMMAND),
         "workdir": text(body, "workdir", env.WORKSPACE, most=_MAX_PATH),
-        "env": env.merged(sandbox.sentinels, sandbox.env, env.checked(body.get("env") or {})),
+        "env": env.merged(
+            sandbox.places.environment(),
+            sandbox.sentinels,
+            sandbox.env,
+            env.checked(body.get("env") or {}),
+        ),
     }
     outcome = runner.run(
         sandbox,

@@ -28,9 +28,12 @@ class Places:
 
     @property
     def roots(self) -> tuple[tuple[str, str], ...]:
-        """(prefix that a caller may use, folder it stands for); each folder by its own name too."""
-        ours = ((env.WORKSPACE, self.workspace), (_TMP, self.tmp))
-        return tuple(dict.fromkeys((*ours, *((folder, folder) for _, folder in ours))))
+        """(prefix that a caller may use, folder it stands for).
+
+        The true names come first: they may lie below the host's own /tmp.
+        """
+        true = ((self.workspace, self.workspace), (self.tmp, self.tmp))
+        return tuple(dict.fromkeys((*true, (env.WORKSPACE, self.workspace), (_TMP, self.tmp))))
 
     def resolved(self, path: str) -> str:
         """`path` with the fixed name of a folder replaced by its true one."""

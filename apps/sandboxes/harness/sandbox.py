@@ -16,12 +16,15 @@ from typing import TYPE_CHECKING, Any
 from apps.common.errors import Conflict, Invalid, NotFound, Unavailable
 from apps.common.frames import FrameError, recv_frame, send_frame
 from apps.sandboxes.harness import env, ipc
+from apps.sandboxes.harness.config import NAMESPACE
+from apps.sandboxes.harness.places import Places
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from apps.sandboxes.harness.cgroups import JobGroup, SandboxGroup
     from apps.sandboxes.harness.config import Limits
+    from apps.sandboxes.harness.modes import Home
 
 _PROXY_TIMEOUT = 5.0
 _PROXY_GRACE = 0.75  # it writes its last audit events
@@ -98,6 +101,9 @@ class Sandbox:
     jobs: int = 0
     used: float | None = None
     sentinels: Mapping[str, str] = field(default_factory=dict)
+    mode: str = NAMESPACE
+    places: Places = field(default_factory=Places)
+    home: Home | None = None
     ended: threading.Event = field(default_factory=threading.Event)
     _claimed: bool = False
     _spare: Prepared | None = None
@@ -241,11 +247,10 @@ class Sandbox:
         Raises OSError if the kernel does not let go of a process within five seconds.
         """
         self.ready = False
-        if self.init is not None:
+        if self.init is not None and self.home is None:
             self.init.kill()
         self._close_sockets()
-        if self.init is not None and not self.init.ended(_DEATH_TIMEOUT):
-            raise OSError("the sandbox's processes do not end")
+        self._await_end()
         if self.proxy is not None and not self.proxy.ended(_PROXY_GRACE):
             self.proxy.kill()
             self.proxy.ended(_DEATH_TIMEOUT)
@@ -253,10 +258,22 @@ class Sandbox:
             if process is not None:
                 process.close()
         self.init = self.proxy = None
+        home, self.home = self.home, None
+        if home is not None:
+            home.clear()
         with self._lock:
             group, self.group = self.group, None
         if group is not None:
             group.remove()
+
+    def _await_end(self) -> None:
+        """Without namespaces process 1 ends the others when its socket closes, and is given time
+        for that; what it leaves all the same is ended when the folder is cleared."""
+        if self.init is None or self.init.ended(_DEATH_TIMEOUT):
+            return
+        self.init.kill()
+        if not self.init.ended(_DEATH_TIMEOUT):
+            raise OSError("the sandbox's processes do not end")
 
     def _close_sockets(self) -> None:
         """Shut both control sockets down, which also wakes whoever waits on one."""

@@ -20,7 +20,7 @@ import sys
 import threading
 from pathlib import Path
 
-from apps.sandboxes.harness import config, confine, preflight, syscalls
+from apps.sandboxes.harness import config, confine, modes, preflight, syscalls
 from apps.sandboxes.harness.api import Server
 from apps.sandboxes.harness.config import Config, ConfigError
 from apps.sandboxes.harness.manager import Manager, complain
@@ -88,6 +88,7 @@ def serve(settings: Config) -> int:
     host = preflight.examine(spawner)
     if not host.isolated:
         complain(f"isolation is unavailable. {host.remedy}")
+    spawner = modes.chosen(spawner, host.mode)
     manager = Manager(spawner, host)
     server = Server(settings.socket, manager, frozenset({0, settings.control_uid}))
     open_to_control_plane(settings)

@@ -18,10 +18,10 @@ from apps.common.frames import encode_frame
 from apps.sandboxes.harness import env, syscalls
 
 # TEST-NET-1, the metadata service, documentation IPv6: never ours, so only a route could answer.
-_OUTSIDE_4 = ("192.0.2.1", 443)
-_METADATA_4 = ("169.254.169.254", 80)
-_OUTSIDE_6 = ("2001:db8::1", 443)
-_METADATA_6 = ("fd00:ec2::254", 80)
+OUTSIDE_4 = ("192.0.2.1", 443)
+METADATA_4 = ("169.254.169.254", 80)
+OUTSIDE_6 = ("2001:db8::1", 443)
+METADATA_6 = ("fd00:ec2::254", 80)
 _TIMEOUT = 0.25
 
 
@@ -34,23 +34,25 @@ class Probe:
     detail: str
 
 
-_Check = Callable[[], str]
+Check = Callable[[], str]
 
 
 class OpenError(Exception):
     """Something that must be refused was not."""
 
 
-def _refused(*allowed: int) -> Callable[[OSError], str]:
+def _refused(*allowed: int | None) -> Callable[[OSError], str]:
     def judge(error: OSError) -> str:
         if error.errno not in allowed:
             raise OpenError(f"unexpected {errno.errorcode.get(error.errno or 0, error.errno)}")
-        return errno.errorcode[error.errno]
+        return errno.errorcode[error.errno] if error.errno else "no answer"
 
     return judge
 
 
-def _must_fail(action: Callable[[], object], *errnos: int) -> Callable[[], str]:
+def must_fail(action: Callable[[], object], *errnos: int | None) -> Callable[[], str]:
+    """The check that `action` ends in one of `errnos`; None among them: in no answer in time."""
+
     def check() -> str:
         try:
             action()
@@ -61,7 +63,9 @@ def _must_fail(action: Callable[[], object], *errnos: int) -> Callable[[], str]:
     return check
 
 
-def _connect(family: int, address: tuple[str, int]) -> Callable[[], None]:
+def connect(family: int, address: tuple[str, int]) -> Callable[[], None]:
+    """The attempt to make a TCP connection."""
+
     def action() -> None:
         with socket.socket(family, socket.SOCK_STREAM) as sock:
             sock.settimeout(_TIMEOUT)
@@ -72,24 +76,29 @@ def _connect(family: int, address: tuple[str, int]) -> Callable[[], None]:
 
 def _send_datagram() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.sendto(b"probe", _OUTSIDE_4)
+        sock.sendto(b"probe", OUTSIDE_4)
 
 
-def _make_socket(family: int, kind: int, protocol: int = 0) -> Callable[[], None]:
+def make_socket(family: int, kind: int, protocol: int = 0) -> Callable[[], None]:
+    """The attempt to make a socket."""
+
     def action() -> None:
         socket.socket(family, kind, protocol).close()
 
     return action
 
 
-def _status() -> dict[str, str]:
+def own_status() -> dict[str, str]:
+    """What the kernel says of this process."""
     with Path("/proc/thread-self/status").open() as file:
         return dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
 
 
-def _equals(name: str, wanted: str) -> Callable[[], str]:
+def equals(name: str, wanted: str) -> Callable[[], str]:
+    """The check that a line of `own_status` is as wanted."""
+
     def check() -> str:
-        found = _status()[name].strip()
+        found = own_status()[name].strip()
         if found != wanted:
             raise OpenError(f"{name} is {found}")
         return found
@@ -98,7 +107,7 @@ def _equals(name: str, wanted: str) -> Callable[[], str]:
 
 
 def _no_capabilities() -> str:
-    status = _status()
+    status = own_status()
     held = [n for n in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb") if int(status[n], 16)]
     if held:
         raise OpenError(f"{', '.join(held)} not empty")
@@ -159,27 +168,31 @@ def _landlocked() -> str:
     """A device that anyone may write by its mode, on a mount that does not matter to devices."""
     if not Path("/dev/urandom").stat().st_mode & 0o002:
         raise OpenError("cannot tell: /dev/urandom is not writable by its mode")
-    return _must_fail(_write("/dev/urandom"), errno.EACCES)()
+    return must_fail(write("/dev/urandom"), errno.EACCES)()
 
 
-def _write(path: str) -> Callable[[], None]:
+def write(path: str) -> Callable[[], None]:
+    """The attempt to open a file for writing, made if it is not there."""
+
     def action() -> None:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
 
     return action
 
 
-def _mount() -> None:
+def mount() -> None:
+    """The attempt to mount something."""
     syscalls.mount("none", "/tmp", "tmpfs")  # noqa: S108 the sandbox's own
 
 
-def _trace() -> None:
+def trace() -> None:
+    """The attempt to be traced."""
     syscalls.call("ptrace", 0, 0, 0, 0)
 
 
 def _proxy(family: int, address: str) -> Callable[[], str]:
     def check() -> str:
-        _connect(family, (address, env.PROXY_PORT))()
+        connect(family, (address, env.PROXY_PORT))()
         return f"{address}:{env.PROXY_PORT}"
 
     return check
@@ -187,56 +200,58 @@ def _proxy(family: int, address: str) -> Callable[[], str]:
 
 def _workspace_works() -> str:
     path = Path(env.WORKSPACE, ".selftest")
-    _write(str(path))()
+    write(str(path))()
     path.unlink()
     return "written and removed"
 
 
-def _new_users() -> None:
+def new_users() -> None:
+    """The attempt to have a user namespace."""
     syscalls.unshare(syscalls.CLONE_NEWUSER)
 
 
-def _change_root() -> None:
+def change_root() -> None:
+    """The attempt to have another root."""
     os.chroot("/tmp")  # noqa: S108 the sandbox's own
 
 
-_CORE_PATTERN = "/proc/sys/kernel/core_pattern"
+CORE_PATTERN = "/proc/sys/kernel/core_pattern"
 _UNREACHABLE = (errno.ENETUNREACH, errno.EADDRNOTAVAIL)
 _NO_FAMILY = (errno.EAFNOSUPPORT, errno.EPERM, errno.EPROTONOSUPPORT)
 _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
-CHECKS: tuple[tuple[str, _Check], ...] = (
-    ("no_route_ipv4", _must_fail(_connect(socket.AF_INET, _OUTSIDE_4), *_UNREACHABLE)),
-    ("no_metadata_ipv4", _must_fail(_connect(socket.AF_INET, _METADATA_4), *_UNREACHABLE)),
-    ("no_route_udp", _must_fail(_send_datagram, *_UNREACHABLE)),
+CHECKS: tuple[tuple[str, Check], ...] = (
+    ("no_route_ipv4", must_fail(connect(socket.AF_INET, OUTSIDE_4), *_UNREACHABLE)),
+    ("no_metadata_ipv4", must_fail(connect(socket.AF_INET, METADATA_4), *_UNREACHABLE)),
+    ("no_route_udp", must_fail(_send_datagram, *_UNREACHABLE)),
     ("loopback_only", _no_network),
-    ("no_raw_socket", _must_fail(_make_socket(socket.AF_INET, socket.SOCK_RAW, 1), *_NO_FAMILY)),
-    ("no_packet_socket", _must_fail(_make_socket(17, socket.SOCK_RAW), *_NO_FAMILY)),
-    ("no_vsock", _must_fail(_make_socket(40, socket.SOCK_STREAM), *_NO_FAMILY)),
+    ("no_raw_socket", must_fail(make_socket(socket.AF_INET, socket.SOCK_RAW, 1), *_NO_FAMILY)),
+    ("no_packet_socket", must_fail(make_socket(17, socket.SOCK_RAW), *_NO_FAMILY)),
+    ("no_vsock", must_fail(make_socket(40, socket.SOCK_STREAM), *_NO_FAMILY)),
     ("not_root", _not_root),
     ("no_capabilities", _no_capabilities),
-    ("no_new_privs", _equals("NoNewPrivs", "1")),
-    ("seccomp", _equals("Seccomp", "2")),
-    ("no_mount", _must_fail(_mount, errno.EPERM)),
-    ("no_user_namespace", _must_fail(_new_users, errno.EPERM)),
-    ("no_chroot", _must_fail(_change_root, errno.EPERM)),
-    ("no_ptrace", _must_fail(_trace, errno.EPERM)),
-    ("system_read_only", _must_fail(_write("/usr/.selftest"), *_READ_ONLY)),
-    ("root_read_only", _must_fail(_write("/.selftest"), *_READ_ONLY)),
-    ("kernel_settings_read_only", _must_fail(_write(_CORE_PATTERN), *_READ_ONLY)),
+    ("no_new_privs", equals("NoNewPrivs", "1")),
+    ("seccomp", equals("Seccomp", "2")),
+    ("no_mount", must_fail(mount, errno.EPERM)),
+    ("no_user_namespace", must_fail(new_users, errno.EPERM)),
+    ("no_chroot", must_fail(change_root, errno.EPERM)),
+    ("no_ptrace", must_fail(trace, errno.EPERM)),
+    ("system_read_only", must_fail(write("/usr/.selftest"), *_READ_ONLY)),
+    ("root_read_only", must_fail(write("/.selftest"), *_READ_ONLY)),
+    ("kernel_settings_read_only", must_fail(write(CORE_PATTERN), *_READ_ONLY)),
     ("no_host_files", _no_host_files),
     ("no_host_processes", _no_foreign_processes),
     ("workspace_writable", _workspace_works),
     ("proxy_reachable_ipv4", _proxy(socket.AF_INET, "127.0.0.1")),
 )  # fmt: skip
-_CHECKS_6: tuple[tuple[str, _Check], ...] = (
-    ("no_route_ipv6", _must_fail(_connect(socket.AF_INET6, _OUTSIDE_6), *_UNREACHABLE)),
-    ("no_metadata_ipv6", _must_fail(_connect(socket.AF_INET6, _METADATA_6), *_UNREACHABLE)),
+_CHECKS_6: tuple[tuple[str, Check], ...] = (
+    ("no_route_ipv6", must_fail(connect(socket.AF_INET6, OUTSIDE_6), *_UNREACHABLE)),
+    ("no_metadata_ipv6", must_fail(connect(socket.AF_INET6, METADATA_6), *_UNREACHABLE)),
     ("proxy_reachable_ipv6", _proxy(socket.AF_INET6, "::1")),
 )
 
 
-def probe(name: str, check: _Check) -> Probe:
+def probe(name: str, check: Check) -> Probe:
     """Run one check; anything unexpected counts as failed."""
     try:
         return Probe(name, ok=True, detail=check())

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from apps.common.errors import Invalid, LensError, Unavailable
 from apps.common.frames import FrameError, recv_frame, send_frame
-from apps.sandboxes.harness import init, ipc, rootfs, runner
+from apps.sandboxes.harness import init, ipc, modes, rootfs, runner
+from apps.sandboxes.harness.config import NAMESPACE
 from apps.sandboxes.harness.sandbox import (
     Process,
     Sandbox,
@@ -58,6 +59,7 @@ class Wanted:
     identity: dict[str, Any]
     env: Mapping[str, str]
     limits: Limits
+    allow_degraded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,7 @@ class Spawner:
     forker: Client
     zygote: Client
     rootless: bool
+    mode: str = NAMESPACE
 
     def spec(self, slot: int, limits: Limits) -> init.Spec:
         """The sandbox of `slot`: its users are its own among all that run."""
@@ -113,12 +116,13 @@ class Spawner:
             wanted.limits,
             wanted.env,
             spool_directory(root, wanted.id, uid, gid),
+            mode=self.mode,
         )
         try:
             self._build(sandbox, wanted)
             sandbox.refill()
             sandbox.apply(wanted.bundle)
-            sandbox.report = selftest(sandbox)
+            sandbox.report = [*selftest(sandbox), *modes.not_given(self, sandbox)]
         except (SpawnError, ipc.IpcError, OSError) as error:
             self.discard(sandbox)
             message = f"the sandbox could not be built: {error}"
@@ -153,13 +157,19 @@ class Spawner:
         ours, theirs = ipc.pair()
         sandbox.control = ours
         joined, born = sandbox.group.open() if sandbox.group else ([], False)
-        spec = init.to_message(self.spec(sandbox.slot, sandbox.limits))
         try:
-            self.forker.request({"spec": spec, "born": born}, [theirs.fileno(), *joined])
+            request = self._first_process(sandbox)
+            self.forker.request({**request, "born": born}, [theirs.fileno(), *joined])
         finally:
             theirs.close()
             ipc.close_all(joined)
         return opened(sandbox, ours)
+
+    def _first_process(self, sandbox: Sandbox) -> dict[str, Any]:
+        """What the forker's child is to become."""
+        if self.mode != NAMESPACE:
+            return modes.furnish(self, sandbox)
+        return {"spec": init.to_message(self.spec(sandbox.slot, sandbox.limits))}
 
     def _begin_proxy(self, sandbox: Sandbox, wanted: Wanted) -> socket.socket:
         """Have the proxy forked and send its configuration; the socket on which its process is
@@ -167,7 +177,8 @@ class Spawner:
         ours, theirs = ipc.pair()
         sandbox.proxy_control, control = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         uid, gid = self.proxy_ids(sandbox.slot)
-        message = {"uid": uid, "gid": gid, "drop_user": not self.rootless}
+        peer = modes.peer(self, sandbox.slot)
+        message = {"uid": uid, "gid": gid, "drop_user": not self.rootless, "peer": peer}
         try:
             self.zygote.request(message, [theirs.fileno(), control.fileno()])
             sandbox.proxy_control.settimeout(_STEP_TIMEOUT)
@@ -199,7 +210,7 @@ class Spawner:
 
     def dry_run(self, authority: str) -> None:
         """Build the inside of a sandbox, without a proxy, and take it down. Raises SpawnError."""
-        sandbox = Sandbox(f"preflight-{os.getpid()}", 0, self.config.limits, {}, "")
+        sandbox = Sandbox(f"preflight-{os.getpid()}", 0, self.config.limits, {}, "", mode=self.mode)
         try:
             with contextlib.ExitStack() as stack:
                 stack.callback(sandbox.stop)
@@ -265,7 +276,7 @@ def selftest(sandbox: Sandbox) -> list[dict[str, Any]]:
     """The report of the probes that ran inside. Raises Unavailable if one came out wrong."""
     outcome = runner.run(
         sandbox,
-        "selftest",
+        "selftest.shared" if sandbox.home else "selftest",
         {"landlock": bool(sandbox.landlock)},
         timeout=_SELFTEST_TIMEOUT,
         limit=_SELFTEST_OUTPUT,

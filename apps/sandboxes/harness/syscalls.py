@@ -43,6 +43,7 @@ PR_SET_NAME = 15
 PR_CAPBSET_DROP = 24
 PR_SET_SECCOMP = 22
 PR_SET_SECUREBITS = 28
+PR_SET_CHILD_SUBREAPER = 36
 PR_SET_NO_NEW_PRIVS = 38
 PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_CLEAR_ALL = 4
@@ -66,6 +67,7 @@ _IFF_UP = 0x1
 
 # The number on x86_64, then on aarch64.
 _NUMBERS = {
+    "shmget": (29, 194),
     "clone": (56, 220),
     "ptrace": (101, 117),
     "pivot_root": (155, 41),

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from apps.common.frames import recv_frame
 from apps.sandboxes.harness import confine, forker, ipc, syscalls
+from apps.sandboxes.harness.peers import OwnedListener
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -67,15 +68,19 @@ def start(message: dict[str, Any], fds: list[int]) -> None:
     if config is None:
         return
     control.settimeout(None)
-    run_proxy(_listeners(announced), control, egress_config(config))
+    run_proxy(_listeners(announced, message["peer"]), control, egress_config(config))
 
 
-def _listeners(announced: socket.socket) -> Iterator[socket.socket]:
-    """The listeners, awaited when the first one is asked for."""
+def _listeners(announced: socket.socket, peer: int | None) -> Iterator[socket.socket]:
+    """The listeners, awaited when the first one is asked for. `peer`: the one user to serve, where
+    others share the sandbox's network."""
     _, fds = ipc.receive(announced, _LISTENERS_TIMEOUT)
     announced.close()
     for descriptor in fds:
-        yield socket.socket(fileno=descriptor)
+        if peer is None:
+            yield socket.socket(fileno=descriptor)
+        else:
+            yield OwnedListener(descriptor, peer)
 
 
 def egress_config(values: dict[str, Any]) -> Any:

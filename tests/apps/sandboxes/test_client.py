@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import statistics
+import threading
 import time
 import uuid
 from typing import TYPE_CHECKING
@@ -58,17 +59,29 @@ async def test_a_missing_service_is_the_same_error_when_awaited(tmp_path: Path) 
     client = AsyncSandboxd(tmp_path / "nobody.sock")
     with pytest.raises(errors.Unavailable):
         await client.call("x", "exec", {}, seconds=1)
+    assert not Sandboxd(tmp_path / "nobody.sock").listens()
+
+
+async def test_a_service_that_comes_back_in_time_is_waited_for(twin: SandboxdTwin) -> None:
+    name = str(made(twin))
+    twin.stop()
+    threading.Timer(0.3, twin.start).start()
+    client = AsyncSandboxd(twin.socket_path)
+    with pytest.raises(errors.NotFound):  # it has forgotten the sandbox, and says so
+        await client.call(name, "exec", command("true"), seconds=5)
+    client.close()
 
 
 def test_the_control_calls(twin: SandboxdTwin) -> None:
     client = Sandboxd(twin.socket_path)
     name = made(twin)
     assert client.health()["sandboxes"] == 1
-    assert client.states() == {str(name): "ready"}
+    assert client.activity()["sandboxes"][str(name)]["state"] == "ready"
     assert client.put_bundle(name, BUNDLE) == 7
     client.delete(name)
     client.delete(name)
-    assert client.states() == {}
+    assert client.activity()["sandboxes"] == {}
+    assert client.listens()
     with pytest.raises(errors.NotFound, match="no such sandbox"):
         client.put_bundle(name, BUNDLE)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from apps.common.errors import Invalid, LensError
-from apps.sandboxes.driver import Spec, driver_for, drivers
+from apps.sandboxes.driver import Spec, Use, driver_for, drivers
 
 if TYPE_CHECKING:
     from tests.twins.sandboxd import SandboxdTwin
@@ -21,17 +21,18 @@ def spec(sandbox_id: uuid.UUID) -> Spec:
 @pytest.mark.parametrize("name", drivers.names())
 def test_a_driver_keeps_the_interface(name: str, sandboxd: SandboxdTwin) -> None:
     driver, sandbox_id = driver_for(name), uuid.uuid4()
-    assert driver.states() == {}
+    assert driver.activity().sandboxes == {}
     built = driver.create(spec(sandbox_id))
     assert built.isolation
     assert all({"probe", "ok"} <= probe.keys() for probe in built.report)
-    assert driver.states() == {str(sandbox_id): "ready"}
+    assert driver.activity().sandboxes == {sandbox_id: Use("ready")}
     driver.create(spec(sandbox_id))
-    assert len(driver.states()) == 1
+    assert len(driver.activity().sandboxes) == 1
     driver.apply(sandbox_id, {"version": 2})
     driver.stop(sandbox_id)
     driver.stop(sandbox_id)
-    assert driver.states() == {}
+    assert driver.activity().sandboxes == {}
+    assert not driver.away()
     with pytest.raises(LensError):
         driver.apply(sandbox_id, {"version": 3})
 

@@ -131,17 +131,6 @@ def test_what_was_stopped_while_it_was_built_does_not_run(
     assert sandboxd.boxes == {}
 
 
-def test_idle_sandboxes_are_reaped_and_used_ones_stay(
-    ready: Sandbox, sandboxd: SandboxdTwin
-) -> None:
-    assert provisioning.reap_idle() == 0
-    Sandbox.objects.update(last_used_at=clock.now() - timedelta(minutes=31))
-    assert provisioning.reap_idle() == 1
-    assert state(ready)[0] == "stopped"
-    provisioning.clear(ready.pk, "process")
-    assert sandboxd.boxes == {}
-
-
 def revoke(world: World) -> None:
     agents.token_revoke(world.minted.token, actor=world.admin)
 
@@ -273,17 +262,6 @@ def test_a_policy_that_changes_while_a_sandbox_is_built_reaches_it(
     [box] = sandboxd.boxes.values()
     assert box.spec["bundle"]["layers"][0]["tools"]
     assert box.bundles[-1]["layers"][0]["tools"] == []
-
-
-def test_rows_and_service_are_made_to_agree(
-    world: World, ready: Sandbox, sandboxd: SandboxdTwin
-) -> None:
-    assert provisioning.reconcile() == 0
-    box = sandboxd.boxes.pop(str(ready.pk))
-    sandboxd.boxes[str(uuid.uuid4())] = box
-    assert provisioning.reconcile() == 2
-    assert state(ready)[:2] == ("failed", "sandbox_lost")
-    assert sandboxd.boxes == {}
 
 
 def test_clearing_spares_what_lives(ready: Sandbox, sandboxd: SandboxdTwin) -> None:

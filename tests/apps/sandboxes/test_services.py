@@ -13,10 +13,10 @@ from django.db import connections
 
 from apps.audit.models import AuditEvent
 from apps.common import clock
-from apps.common.errors import Denied, NotFound
+from apps.common.errors import Denied, NotFound, RateLimited
 from apps.jobs.models import Job
 from apps.orgs.authentication import authenticate
-from apps.orgs.types import SYSTEM
+from apps.orgs.types import SYSTEM, PrincipalKind
 from apps.sandboxes import services
 from apps.sandboxes.models import Sandbox, SandboxState
 from tests import factories
@@ -144,6 +144,68 @@ def test_callers_who_race_get_one_sandbox() -> None:
     assert len(set(found)) == 1
     assert Job.objects.filter(kind="sandboxes.provision").count() == 1
     assert AuditEvent.objects.filter(action="sandbox.create").count() == 1
+
+
+def limited(world: World, **limits: int) -> None:
+    type(world.org).objects.filter(pk=world.org.pk).update(**limits)
+
+
+def test_a_principal_has_as_many_as_it_may(world: World, principal: Principal) -> None:
+    limited(world, sandboxes_per_principal=2)
+    project = world.project.pk
+    first = asked(principal, project)
+    asked(principal, project, on_behalf_of="ann@acme.example")
+    with pytest.raises(RateLimited) as refused:
+        asked(principal, project, on_behalf_of="bob@acme.example")
+    assert refused.value.error_code == "sandbox_limit"
+    assert refused.value.message == "“Bot” has as many sandboxes as it may have at once (2)."
+    assert "idle for 30 min" in refused.value.data["remedy"]
+    assert asked(principal, project).pk == first.pk  # one that it has is no new one
+    other = dataclasses.replace(principal, id=uuid.uuid4(), kind=PrincipalKind.USER)
+    asked(other, project)
+    services.end(first, SandboxState.STOPPED, reason="idle", actor=SYSTEM)
+    asked(principal, project, on_behalf_of="bob@acme.example")
+
+
+def test_an_organization_has_as_many_as_it_may(world: World, principal: Principal) -> None:
+    limited(world, sandboxes_total=1)
+    stranger = factories.globex()
+    asked(authenticate(stranger.minted.value), stranger.project.pk)  # counts for its own only
+    asked(principal, world.project.pk)
+    with pytest.raises(RateLimited, match="organization “Acme Corp” has as many") as refused:
+        asked(principal, world.project.pk, on_behalf_of="ann@acme.example")
+    assert refused.value.error_code == "sandbox_limit"
+    assert Sandbox.objects.filter(org=world.org).count() == 1
+    assert Job.objects.filter(kind="sandboxes.provision", org=world.org).count() == 1
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("limit", ["sandboxes_per_principal", "sandboxes_total"])
+def test_callers_who_race_never_get_more_than_they_may(limit: str) -> None:
+    world = factories.acme()
+    limited(world, **{limit: 3})
+    principal = authenticate(world.minted.value)
+    start = threading.Barrier(10)
+    found: list[uuid.UUID | str] = []
+
+    def ask(number: int) -> None:
+        start.wait(10)
+        try:
+            row = asked(principal, world.project.pk, delegation_scope=str(number))
+            found.append(row.pk)
+        except RateLimited as error:
+            found.append(error.error_code)
+        finally:
+            connections.close_all()
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(found) == 10
+    assert found.count("sandbox_limit") == 7
+    assert Sandbox.objects.count() == 3
 
 
 def test_time_does_not_reuse_what_ended_long_ago(world: World, principal: Principal) -> None:

@@ -7,12 +7,13 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from django.db import InterfaceError, connections
+from django.db import InterfaceError, OperationalError, connections
 
 from apps.agents import services as agents
+from apps.audit.models import AuditEvent
 from apps.jobs.models import Job, JobState
 from apps.orgs.authentication import authenticate
-from apps.sandboxes import provisioning, services
+from apps.sandboxes import lifecycle, provisioning, selectors, services, watch
 from apps.sandboxes.models import Sandbox
 from apps.sandboxes.watch import Watcher
 from tests import factories
@@ -20,6 +21,7 @@ from tests import factories
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from apps.policies.types import Bundle
     from tests.twins.sandboxd import SandboxdTwin
 
 pytestmark = [pytest.mark.database, pytest.mark.django_db(transaction=True)]
@@ -105,3 +107,116 @@ def test_no_error_ends_the_watch(
     finally:
         watcher.stop()
         connections.close_all()
+
+
+@pytest.mark.parametrize("error", [KeyError("a bug"), OperationalError("locked")])
+def test_one_sandbox_does_not_delay_the_policy_of_the_next(
+    sandboxd: SandboxdTwin, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """In the very same look; and the one that failed has another try, or is over."""
+    world = factories.acme()
+    principal = authenticate(world.minted.value)
+    rows = [
+        services.sandbox_for(
+            principal=principal, project_id=world.project.pk, delegation_scope=str(number)
+        )
+        for number in range(3)
+    ]
+    for row in rows:
+        provisioning.provision(row.pk)
+    broken = next(iter(selectors.running())).pk
+    compiled = provisioning.bundle_of
+
+    def fail_for_one(row: Sandbox) -> Bundle:
+        if row.pk == broken:
+            raise error
+        return compiled(row)
+
+    monkeypatch.setattr(provisioning, "bundle_of", fail_for_one)
+    watcher = Watcher()
+    with pytest.raises(type(error)):
+        watcher.look()
+    got = {key for key, box in sandboxd.boxes.items() if box.bundles}
+    assert got == {str(row.pk) for row in rows} - {str(broken)}
+    state = Sandbox.objects.get(pk=broken).state
+    if isinstance(error, KeyError):  # it would go on by the old policy for ever
+        assert state == "failed"
+        assert str(broken) not in sandboxd.boxes
+    else:
+        assert state == "ready"
+    monkeypatch.undo()
+    watcher.look()
+    assert all(box.bundles for box in sandboxd.boxes.values())
+
+
+def test_a_step_that_fails_does_not_delay_a_revocation(
+    sandboxd: SandboxdTwin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = factories.acme()
+    principal = authenticate(world.minted.value)
+    row = services.sandbox_for(principal=principal, project_id=world.project.pk)
+    provisioning.provision(row.pk)
+    watcher = Watcher()
+    watcher.look()
+    agents.agent_disable(world.agent, actor=world.admin)
+
+    def broken(_: object) -> int:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(provisioning, "push_bundles", broken)
+    monkeypatch.setattr(lifecycle, "note_use", broken)
+    with pytest.raises(ValueError, match="a bug"):
+        watcher.look()
+    assert sandboxd.boxes == {}
+
+
+def test_a_sandbox_that_was_stopped_ends_without_a_worker(sandboxd: SandboxdTwin) -> None:
+    """Not behind a queue of jobs: the watcher ends what it knew and what is over now."""
+    world = factories.acme()
+    principal = authenticate(world.minted.value)
+    row = services.sandbox_for(principal=principal, project_id=world.project.pk)
+    provisioning.provision(row.pk)
+    watcher = Watcher()
+    watcher.look()
+    services.sandbox_stop(row, reason="enough", actor=world.admin)
+    assert sandboxd.boxes
+    watcher.look()
+    assert sandboxd.boxes == {}
+
+
+def test_a_service_that_was_started_anew_is_noticed(
+    sandboxd: SandboxdTwin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "USE_SECONDS", 0.0)
+    world = factories.acme()
+    principal = authenticate(world.minted.value)
+    row = services.sandbox_for(principal=principal, project_id=world.project.pk)
+    provisioning.provision(row.pk)
+    watcher = Watcher()
+    watcher.look()
+    sandboxd.restart()
+    watcher.look()
+    watcher.look()
+    assert Sandbox.objects.get(pk=row.pk).failure == "sandbox_lost"
+    assert AuditEvent.objects.filter(action="sandbox_service.restart").count() == 1
+    again = services.sandbox_for(principal=principal, project_id=world.project.pk)
+    assert (again.pk != row.pk, again.state) == (True, "creating")
+
+
+def test_a_service_that_stays_away_has_lost_its_sandboxes(
+    sandboxd: SandboxdTwin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "USE_SECONDS", 0.0)
+    monkeypatch.setattr(watch, "AWAY_SECONDS", 0.2)
+    world = factories.acme()
+    principal = authenticate(world.minted.value)
+    row = services.sandbox_for(principal=principal, project_id=world.project.pk)
+    provisioning.provision(row.pk)
+    watcher = Watcher()
+    watcher.look()
+    sandboxd.stop()
+    watcher.look()
+    assert Sandbox.objects.get(pk=row.pk).state == "ready"  # it may be about to come back
+    time.sleep(0.3)
+    watcher.look()
+    assert Sandbox.objects.get(pk=row.pk).failure == "sandbox_lost"

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
+from apps.policies.core.asking import Authority
 from apps.proxy.egress.head import (
     CHUNKED,
     UNTIL_CLOSE,
-    Authority,
     HeadError,
     RequestHead,
     check_first_bytes,

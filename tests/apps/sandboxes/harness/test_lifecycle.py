@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.isolation
 
+DEVICES = {f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom", "tty")}
 USERS = range(200_000, 301_000)  # sandboxes and proxies
 
 
@@ -329,6 +330,20 @@ def test_creations_at_once_know_their_own_processes(daemon: Daemon) -> None:
         box.delete()
 
 
+def test_sandboxes_share_nothing_that_one_of_them_may_write(daemon: Daemon) -> None:
+    """The read-only part of the tree is one for all; everything else is each sandbox's own."""
+    one, other = daemon.create(), daemon.create()
+    places = "/workspace /tmp /dev/shm"
+    assert one.run(f"for p in {places}; do echo x > $p/mine || exit 1; done").code == 0
+    assert other.run(f"for p in {places}; do ls -A $p; done").text == ""
+    devices = f"stat -c %d {places} /etc/lens /dev/pts /proc"
+    assert not {*one.run(devices).text.split()} & {*other.run(devices).text.split()}
+    writable = "awk '$6 ~ /^rw/ && $5 !~ /^.(proc|dev.pts)/ {print $5}' /proc/self/mountinfo"
+    assert {*other.run(writable).text.split()} <= {*places.split(), *DEVICES}
+    one.delete()
+    other.delete()
+
+
 def test_a_host_with_no_room_says_so(isolation: None, folder: Path) -> None:
     small = start(folder, max_sandboxes=1)
     try:
@@ -342,26 +357,33 @@ def test_a_host_with_no_room_says_so(isolation: None, folder: Path) -> None:
         assert small.stop() == 0
 
 
-@pytest.mark.parametrize(
-    ("settings", "told"),
-    [
-        ({"force_unavailable": "a test says so"}, "a test says so"),
-        ({"use_cgroups": False}, "name a delegated group in cgroup_parent"),
-    ],
-)
-def test_where_isolation_is_impossible_nothing_is_made(
-    isolation: None, folder: Path, settings: dict[str, Any], told: str
-) -> None:
+def test_where_isolation_is_impossible_nothing_is_made(isolation: None, folder: Path) -> None:
     """Never a sandbox with less: the answer is a refusal that names the remedy."""
-    daemon = start(folder, **settings)
+    daemon = start(folder, force_unavailable="a test says so")
     try:
         assert daemon.call("GET", "/v1/health")[1]["isolation"] == "unavailable"
         request = {"id": "x", "token": "t", "bundle": bundle(), "identity": {}}
         status, answer = daemon.call("POST", "/v1/sandboxes", request)
         assert (status, answer["error"]) == (503, "isolation_unavailable")
-        assert told in answer["remedy"]
+        assert "a test says so" in answer["remedy"]
         assert daemon.call("GET", "/v1/sandboxes")[1] == {"sandboxes": []}
         assert until(lambda: len(processes(daemon)) == 3)
+    finally:
+        assert daemon.stop() == 0
+
+
+def test_root_without_control_groups_has_limits_per_user(isolation: None, folder: Path) -> None:
+    """And the report names what that does not give."""
+    daemon = start(folder, use_cgroups=False)
+    try:
+        box = daemon.create(limits={"pids": 40})
+        missing = {line["probe"] for line in box.created["report"] if not line["ok"]}
+        assert missing == {"memory_limit", "group_per_command"}
+        late = box.run("setsid sleep 600 & trap '' TERM; sleep 600", timeout_ms=500)
+        assert late.raw["timed_out"] is True
+        assert box.run("ps ax | grep -c '[s]leep 600'").text == "0"
+        bomb = box.run("for i in $(seq 99); do sleep 5 & done; wait", timeout_ms=2000)
+        assert b"fork" in bomb.err
     finally:
         assert daemon.stop() == 0
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from apps.sandboxes.harness import preflight
+from apps.sandboxes.harness import config, remedies
 from tests.apps.sandboxes.harness.conftest import program
 
 COMMAND = ("-m", "apps.sandboxes.harness.preflight")
@@ -39,36 +39,40 @@ def test_the_table_of_this_host() -> None:
 
 @pytest.mark.isolation
 @pytest.mark.usefixtures("isolation")
-def test_a_container_without_rights_is_refused_with_a_remedy() -> None:
+def test_a_container_without_rights_gets_degraded_sandboxes_at_most_and_a_remedy() -> None:
     done = program("-c", CONTAINER)
-    assert done.returncode == 1, done.stderr.decode()
+    assert done.returncode == 3, done.stderr.decode()
     answer = json.loads(done.stdout)
-    assert answer["isolation"] == "unavailable"
+    assert answer["isolation"] == "degraded"
     assert "Operation not permitted" in answer["remedy"]
-    states = {layer["name"]: layer["state"] for layer in answer["layers"]}
-    assert states["network namespace"] == "missing"
-    assert states["no capabilities, no_new_privs"] == "missing"
+    layers = {layer["name"]: layer for layer in answer["layers"]}
+    for mode in ("namespace", "owner-rules"):
+        assert layers[f"mode {mode}"]["state"] == "missing"
+        assert layers[f"mode {mode}"]["remedy"] in answer["remedy"]
+    assert layers["mode degraded"]["state"] == layers["seccomp"]["state"] == "active"
+    assert layers["network namespace"]["state"] == "missing"
+    assert "Run sandboxd as root" in layers["user of its own"]["remedy"]
 
 
 def settings(monkeypatch: pytest.MonkeyPatch, **values: str) -> None:
     """Kernel settings of another host, and a user that is not root there."""
     found = {name.replace("__", "/"): value for name, value in values.items()}
-    monkeypatch.setattr(preflight, "_setting", lambda path: found.get(path, ""))
-    monkeypatch.setattr(preflight, "is_rootless", lambda: True)
+    monkeypatch.setattr(remedies, "_setting", lambda path: found.get(path, ""))
+    monkeypatch.setattr(remedies, "is_rootless", lambda: True)
 
 
 def test_user_namespaces_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
     settings(monkeypatch, user__max_user_namespaces="0")
-    told = preflight.remedy("user namespace", 28, "x")
+    told = remedies.of(config.NAMESPACE, "user namespace", 28, "x")
     assert "sudo sysctl -w user.max_user_namespaces=15000" in told
     settings(monkeypatch, kernel__unprivileged_userns_clone="0")
-    told = preflight.remedy("user namespace", 1, "x")
+    told = remedies.of(config.NAMESPACE, "user namespace", 1, "x")
     assert "sudo sysctl -w kernel.unprivileged_userns_clone=1" in told
 
 
 def test_apparmor(monkeypatch: pytest.MonkeyPatch) -> None:
     settings(monkeypatch, kernel__apparmor_restrict_unprivileged_userns="1")
-    told = preflight.remedy("user namespace", 1, "x")
+    told = remedies.of(config.NAMESPACE, "user namespace", 1, "x")
     assert "kernel.apparmor_restrict_unprivileged_userns=0" in told
     assert "userns," in told
     assert str(Path(sys.executable).resolve()) in told
@@ -76,11 +80,11 @@ def test_apparmor(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_container_and_anything_else(monkeypatch: pytest.MonkeyPatch) -> None:
     settings(monkeypatch)
-    monkeypatch.setattr(preflight, "_container", lambda: "docker run --cap-add SYS_ADMIN")
-    assert "docker run" in preflight.remedy("namespaces", 1, "x")
-    monkeypatch.setattr(preflight, "_container", lambda: "")
-    assert "step namespaces (errno 1)" in preflight.remedy("namespaces", 1, "x")
+    monkeypatch.setattr(remedies, "_container", lambda: "docker run --cap-add SYS_ADMIN")
+    assert "docker run" in remedies.of(config.NAMESPACE, "namespaces", 1, "x")
+    monkeypatch.setattr(remedies, "_container", lambda: "")
+    assert "step namespaces (errno 1)" in remedies.of(config.NAMESPACE, "namespaces", 1, "x")
 
 
 def test_another_machine() -> None:
-    assert "Linux on x86_64 or aarch64" in preflight.remedy("machine", 0, "x")
+    assert "Linux on x86_64 or aarch64" in remedies.of(config.NAMESPACE, "machine", 0, "x")
