@@ -24,6 +24,7 @@ from apps.connections.api import CredentialsApi
 from apps.orgs.api.audit import AuditEventsApi
 from apps.orgs.api.grants import GrantsApi
 from apps.orgs.api.identity_providers import IdentityProvidersApi
+from apps.orgs.api.invitations import InvitationsApi
 from apps.orgs.api.memberships import MembershipsApi
 from apps.orgs.api.organizations import OrganizationsApi, WhoamiApi
 from apps.orgs.api.projects import ProjectsApi
@@ -39,6 +40,7 @@ RESOURCES: list[Any] = [
     ProjectsApi,
     GrantsApi,
     MembershipsApi,
+    InvitationsApi,
     IdentityProvidersApi,
     AgentsApi,
     TokensApi,

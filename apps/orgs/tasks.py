@@ -6,6 +6,7 @@ from django.contrib.sessions.models import Session
 
 from apps.common import clock
 from apps.jobs.periodic import every
+from apps.orgs.models import IdempotentRequest
 
 HOUR = 3600
 
@@ -14,3 +15,9 @@ HOUR = 3600
 def clear_sessions() -> None:
     """Delete sessions that have ended: each visit to the sign-in leaves one."""
     Session.objects.filter(expire_date__lt=clock.now()).delete()
+
+
+@every(HOUR, name="orgs.forget_idempotency_keys")
+def forget_idempotency_keys() -> None:
+    """Delete what was kept under idempotency keys that have ended, of every organization."""
+    IdempotentRequest.objects.filter(expires_at__lte=clock.now()).delete()

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
 from apps.audit.models import AuditEvent
-from apps.orgs.models import IdentityProvider, Membership
+from apps.orgs import services
+from apps.orgs.models import IdentityProvider, Invitation, Membership
+from apps.orgs.types import SYSTEM
 from apps.sandboxes.models import Sandbox
 
 if TYPE_CHECKING:
@@ -46,6 +48,15 @@ def provider_of(world: World) -> IdentityProvider:
     found = IdentityProvider.objects.filter(org=world.org).first()
     assert found is not None
     return found
+
+
+def invitation_of(world: World) -> Invitation:
+    """An open one."""
+    found = Invitation.objects.filter(org=world.org).first()
+    if found is not None:
+        return found
+    email = f"guest@{world.org.slug}.example"
+    return services.invitation_create(world.org, email=email, actor=SYSTEM).invitation
 
 
 def event_of(world: World) -> AuditEvent:
@@ -152,6 +163,23 @@ CASES: dict[str, Case] = {
     "identity_providers_update": Case(
         made("identity-providers", provider_of), "200 403 404 404 404 404", named
     ),
+    "identity_providers_delete": Case(
+        made("identity-providers", provider_of), "409 403 404 404 404 404"
+    ),
+    "identity_providers_enable": Case(
+        made("identity-providers", provider_of, "/enable"), "200 403 404 404 404 404"
+    ),
+    "identity_providers_disable": Case(
+        made("identity-providers", provider_of, "/disable"), "409 403 404 404 404 404"
+    ),
+    "invitations_list": Case(fixed("/invitations"), "200 200 403 403 403 403"),
+    "invitations_create": Case(
+        fixed("/invitations"),
+        "201 403 403 403 403 403",
+        lambda w: {"email": f"{uuid4().hex[:8]}@people.example", "teams": [str(w.team.pk)]},
+    ),
+    "invitations_get": Case(made("invitations", invitation_of), "200 200 404 404 404 404"),
+    "invitations_delete": Case(made("invitations", invitation_of), "204 403 404 404 404 404"),
     "agents_list": Case(fixed("/agents"), "200 200 200 200 403 200"),
     "agents_create": Case(
         fixed("/agents"),
@@ -203,5 +231,5 @@ CASES: dict[str, Case] = {
         made("sandboxes", sandbox_of, "/stop"), "200 403 403 403 404 403", lambda _: {}
     ),
 }
-# The fixture's agent is enabled, so enabling it changes nothing.
-CHANGES_NOTHING = {"agents_enable"}
+# The fixture's agent and provider are enabled, so enabling them changes nothing.
+CHANGES_NOTHING = {"agents_enable", "identity_providers_enable"}

@@ -33,7 +33,17 @@ class MembershipOut(serializers.ModelSerializer[Membership]):
 
     class Meta:
         model = Membership
-        fields = ("id", "user", "role", "teams", "created_at", "updated_at")
+        fields = (
+            "id",
+            "user",
+            "role",
+            "manual_role",
+            "group_role",
+            "expires_at",
+            "teams",
+            "created_at",
+            "updated_at",
+        )
         read_only_fields = fields
 
     def get_teams(self, row: Membership) -> list[str]:
@@ -65,7 +75,11 @@ class MembershipFilters(Strict):
 
 
 class MembershipsApi(Listed, Shown, Created, Changed, Deleted):
-    """People of the organization, their role and their teams. Somebody is always admin."""
+    """People of the organization, their role and their teams. Somebody is always admin.
+
+    `role` is the stronger of what was given by hand and what groups of the provider give; what is
+    given by hand ends at `expires_at`.
+    """
 
     resource = "memberships"
     noun, one, many = "membership", "a membership", "memberships"

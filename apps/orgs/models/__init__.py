@@ -1,5 +1,6 @@
 """Who exists: people, organizations, teams, projects and the OAuth tables."""
 
+from apps.orgs.models.idempotency import IdempotentRequest
 from apps.orgs.models.oauth import (
     OAuthAccessToken,
     OAuthApplication,
@@ -34,6 +35,7 @@ __all__ = [
     "BreakGlass",
     "EmailDomain",
     "GroupMapping",
+    "IdempotentRequest",
     "Identity",
     "IdentityProvider",
     "Invitation",
