@@ -72,6 +72,8 @@ find_packages() { # find_packages demo|test
   if [ "$1" = test ]; then
     compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing+=(postgresql)
     command -v redis-server >/dev/null || missing+=(redis-server)
+    PATH=$PATH:/usr/sbin:/sbin command -v nft >/dev/null || missing+=(nftables)
+    PATH=$PATH:/usr/sbin:/sbin command -v iptables-legacy >/dev/null || missing+=(iptables)
   fi
   [ ${#missing[@]} = 0 ] || apt_install "make $1" "${missing[@]}"
 }

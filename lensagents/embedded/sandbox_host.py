@@ -42,6 +42,7 @@ def sandboxd_config(control_uid: int, control_gid: int) -> dict[str, Any]:
         "broker_socket": str(broker_socket()),
         "proxy_uid_base": settings.PROXY_UID_BASE,
         "max_sandboxes": settings.MAX_SANDBOXES,
+        "mode": settings.SANDBOX_MODE,
         "spool_root": str(settings.SPOOL_DIR),
         "explain_url": f"{settings.PUBLIC_URL}/explain",
         "address_map": settings.ADDRESS_MAP,

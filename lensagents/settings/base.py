@@ -24,6 +24,8 @@ RUN_DIR = DATA_DIR / "run"
 PROXY_UID_BASE = 300_000
 MAX_SANDBOXES = 256
 SANDBOX_BROKER_UIDS = [(PROXY_UID_BASE, PROXY_UID_BASE + MAX_SANDBOXES - 1)]
+# Checked by the sandbox host, which says what it accepts.
+SANDBOX_MODE = env.text("SANDBOX_MODE", "auto")
 # For the demo and tests only, read by the sandbox host: where named hosts really are, and one more
 # certificate authority that the egress proxy trusts.
 ADDRESS_MAP = env.mapping("ADDRESS_MAP")
@@ -141,6 +143,17 @@ OAUTH2_PROVIDER = {
     "ACCESS_TOKEN_EXPIRE_SECONDS": 900,
     "ALLOWED_REDIRECT_URI_SCHEMES": ["https"],
 }
+
+# Mail: invitations, and news of operator access. Always encrypted on the way to the mail server.
+_SMTP = env.smtp_url("SMTP_URL")
+MAIL_ENABLED = _SMTP is not None
+EMAIL_BACKEND = f"django.core.mail.backends.{'smtp' if _SMTP else 'dummy'}.EmailBackend"
+EMAIL_TIMEOUT = 10
+if _SMTP:
+    EMAIL_HOST, EMAIL_PORT = _SMTP.host, _SMTP.port
+    EMAIL_HOST_USER, EMAIL_HOST_PASSWORD = _SMTP.user, _SMTP.password
+    EMAIL_USE_SSL, EMAIL_USE_TLS = _SMTP.implicit_tls, not _SMTP.implicit_tls
+DEFAULT_FROM_EMAIL = env.text("MAIL_FROM", "Lens Agents <lens-agents@localhost>")
 
 USE_TZ = True
 TIME_ZONE = "UTC"

@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, Any
 
 from apps.sandboxes.harness import (
     confine,
-    fetch,
     forker,
     init,
     ipc,
@@ -105,7 +104,7 @@ def from_message(message: dict[str, Any]) -> Spec:
 
 def prepare() -> forker.Children:
     """What the forker does first, for both kinds of sandboxes."""
-    fetch.preload()
+    init.prepare()
     return forker.Children(run, fork)
 
 
@@ -166,10 +165,12 @@ def _start(control: socket.socket, spec: Spec, groups: list[int]) -> None:
             for descriptor in groups:
                 os.write(descriptor, b"0")
                 os.close(descriptor)
+        if spec.rootless:
+            _leave_to_a_child(control)
         score = _build(control, spec)
         ipc.send(control, {"event": "ready", "landlock": landlock.abi()})
         Resident(control, spec, score).serve()
-    except init.FailedError as error:
+    except forker.FailedError as error:
         with contextlib.suppress(ipc.IpcError):
             ipc.send(control, error.message)
     except ipc.IpcError:
@@ -178,6 +179,21 @@ def _start(control: socket.socket, spec: Spec, groups: list[int]) -> None:
         with contextlib.suppress(Exception):
             end_everything(spec)
         os._exit(code)
+
+
+def _leave_to_a_child(control: socket.socket) -> None:
+    """Returns in a child only. We stay outside of the Landlock domain in which it and the commands
+    will be: being the same user they could end it, but not us, who then end them."""
+    pid = os.fork()
+    if pid == 0:
+        syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+        return
+    control.close()
+    confine.name_process("lens-warden")
+    confine.undumpable()
+    os.waitpid(pid, 0)
+    tree.kill_descendants(os.getpid())
+    os._exit(0)
 
 
 def _build(control: socket.socket, spec: Spec) -> int:

@@ -1,0 +1,51 @@
+"""Start a sandboxd of a kind that the caller is not: in a network of its own with packet rules by
+user, or as a user who is not root. The modules are loaded as root, since the checkout may be
+root's alone.
+
+    python -m tests.apps.sandboxes.harness.launch KIND --config FILE
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import apps.proxy.egress.main
+import apps.proxy.egress.tls.ca  # noqa: F401  see above
+from apps.sandboxes.harness import config, owner_rules, sandboxd, syscalls
+
+USER = 54_321
+OWN_NETWORK = "own-network"
+RULES_HERE = "rules-here"
+PLAIN_USER = "plain-user"
+
+
+def rules(path: Path, backend: str) -> None:
+    """The packet rules for the sandboxd of that configuration; root, the tests, may send."""
+    owner_rules.install(owner_rules.of(config.load(path), (0,)), backend)
+
+
+def own_network() -> None:
+    """A network namespace that holds the loopback and nothing else."""
+    syscalls.unshare(syscalls.CLONE_NEWNET)
+    syscalls.loopback_up()
+
+
+def main() -> int:
+    """Become the kind, then sandboxd."""
+    kind, _, backend = sys.argv.pop(1).partition(":")
+    path = Path(sys.argv[2])
+    if kind == OWN_NETWORK:
+        own_network()
+    if kind in (OWN_NETWORK, RULES_HERE):
+        rules(path, backend or "auto")
+    if kind == PLAIN_USER:
+        os.setgroups([])
+        os.setresgid(USER, USER, USER)
+        os.setresuid(USER, USER, USER)
+    return sandboxd.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
