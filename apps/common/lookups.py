@@ -19,8 +19,8 @@ from apps.common import tenancy
 
 TEXT: Final = "text"
 UUID: Final = "uuid"
+_TABLE: Final = re.compile(r"\b(?:FROM|JOIN)\s+(\w+)")
 
-_TABLE = re.compile(r"\b(?:FROM|JOIN)\s+(\w+)")
 _declared: dict[str, LookUp] = {}
 
 
@@ -36,16 +36,12 @@ class LookUp:
     def __post_init__(self) -> None:
         if self.sql.count("%s") != len(self.takes):
             raise TypeError(f"the look-up {self.name} has other parameters than it takes")
-        if self.name in _TABLE = re.compile(r"\b(?:FROM|JOIN)\s+(\w+)")
-_declared:
+        if self.name in _declared:
             raise TypeError(f"the look-up {self.name} is declared twice")
         _declared[self.name] = self
 
     def all(self, *keys: object) -> list[tuple[Any, ...]]:
         """Every answer, as tuples of `gives`."""
-        if connection.vendor == "postgresql":
-            places = ", ".join(f"%s::{kind}" for kind in self.takes)
-            return self._rows(f"SELECT * FROM lens_{self.name}({places})", list(map(str, keys)))
         with tenancy.looking_up():
             return self._rows(self.sql, [_for_sqlite(key) for key in keys])
 
@@ -75,7 +71,8 @@ def declared() -> list[LookUp]:
 
 
 def _for_sqlite(key: object) -> object:
-    return key.hex if isinstance(key, uuid.UUID) else key
+    sqlite = connection.vendor == "sqlite"
+    return key.hex if sqlite and isinstance(key, uuid.UUID) else key
 
 
 def _given(value: Any, kind: str) -> Any:

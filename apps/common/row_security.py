@@ -80,7 +80,7 @@ def _linked(model: type[Model]) -> Iterator[str]:
     for field in fields:
         if field.related_model in tenants and field.related_model in parents(model):
             table = field.related_model._meta.db_table  # noqa: SLF001  same
-            yield f'EXISTS (SELECT 1 FROM "{table}" AS far WHERE far.id = "{field.column}")'
+            yield f'EXISTS (SELECT FROM "{table}" AS far WHERE far.id = "{field.column}")'
 
 
 def _table(model: type[Model], existing: set[str], roles: Roles) -> Iterator[sql.Composable]:

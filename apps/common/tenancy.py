@@ -30,7 +30,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from django.conf import settings
-from django.core.exceptions import ImproperlyConfigured
 from django.core.validators import RegexValidator
 from django.db import DEFAULT_DB_ALIAS, connections, models
 
@@ -223,9 +222,7 @@ def _connection(*, everywhere: bool) -> BaseDatabaseWrapper:
     if not everywhere:
         return _standing.own_connection
     if SYSTEM_ALIAS not in settings.DATABASES:
-        raise ImproperlyConfigured(
-            "This process works on all organizations: LENS_DATABASE_SYSTEM_URL must be set in it."
-        )
+        return current
     _standing.own_connection = current
     return connections[SYSTEM_ALIAS]
 

@@ -52,7 +52,7 @@ def parents(model: type[Model]) -> Iterator[type[Model]]:
     """The models that an automatic many-to-many table links; nothing for others."""
     meta = model._meta  # noqa: SLF001  Django's documented name
     if meta.auto_created:
-        yield from (field.related_model for field in meta.concrete_fields if field.is_relation)
+        yield from (field.related_model for field in meta.concrete_fields if field.related_model)
 
 
 @cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
+from apps.common.tenancy import system
 from apps.jobs.periodic import every
 from apps.jobs.registry import job
 from apps.sandboxes import provisioning
@@ -23,12 +24,14 @@ def clear(payload: dict[str, Any]) -> None:
 
 
 @every(60, name="sandboxes.reap_idle")
+@system("idle sandboxes")
 def reap_idle() -> None:
     """Stop what nobody has used for half an hour."""
     provisioning.reap_idle()
 
 
 @every(15, name="sandboxes.stop_disallowed")
+@system("sandboxes that are no longer allowed")
 def stop_disallowed() -> None:
     """Stop what is no longer allowed: tokens expire without anybody's doing."""
     provisioning.stop_disallowed()
