@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from apps.agents.models import Agent, AgentToken
 from apps.agents.services import TOKEN_PREFIX
 from apps.common import clock
+from apps.common.lookups import TEXT, LookUp
+from apps.common.tenancy import scope
 from apps.orgs.authentication import Holder, TokenKind, token_kinds
 from apps.orgs.models import ProjectGrant
 from apps.orgs.refusals import Refusal
@@ -17,10 +19,22 @@ if TYPE_CHECKING:
     import uuid
 
 
+_OWNER = LookUp(
+    "agent_token", "SELECT org_id FROM agents_agenttoken WHERE token_hash = %s", takes=(TEXT,)
+)
+
+
 class AgentTokens(TokenKind):
     """Looks agent tokens up by hash."""
 
     def find(self, digest: str) -> Holder | Refusal | None:
+        org_id = _OWNER.id(digest)
+        if org_id is None:
+            return None
+        with scope(org_id):
+            return self._find(digest)
+
+    def _find(self, digest: str) -> Holder | Refusal | None:
         token = (
             AgentToken.objects.filter(token_hash=digest)
             .select_related("agent__team", "agent__org")

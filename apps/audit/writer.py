@@ -31,6 +31,7 @@ from apps.audit.models import AuditEvent
 from apps.audit.segments import Chunk, Spools
 from apps.audit.spool import GAP_SURFACE, Gap, encode_event, gap_event, timestamp
 from apps.common.database import drop_stale_connections
+from apps.common.tenancy import system
 
 if TYPE_CHECKING:
     import threading
@@ -76,6 +77,7 @@ class AuditWriter:
         self._owners: dict[str, uuid.UUID] = {}
         self._tidied = 0.0
 
+    @system("storing audit events")
     def run(self, stop: threading.Event) -> None:
         """Store until `stop` is set, then what is left, for DRAIN_SECONDS. Never raises."""
         pause = POLL_SECONDS
@@ -96,6 +98,7 @@ class AuditWriter:
                 stop.wait(pause)
         self._drain()
 
+    @system("storing audit events")
     def step(self) -> int:
         """Store one batch; returns how many chunks it held, 0 when there was nothing to do."""
         parts: list[_Part] = []

@@ -19,6 +19,7 @@ from django.conf import settings
 from django.db import DatabaseError, connection
 
 from apps.common import clock
+from apps.common.tenancy import system
 from apps.jobs.models import Job, JobState
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ class LeaseKeeper:
                 self._changed.wait(left)
                 due = min(due, time.monotonic() + lease_seconds() / 5)
 
+    @system("jobs")
     def _renew(self) -> None:
         """One renewal; a database that is away is tried again before the leases end."""
         now = time.monotonic()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import traceback
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Final
 
 from django.db import IntegrityError, transaction
@@ -18,6 +19,7 @@ from django.db.models import F, Q
 from apps.common import clock
 from apps.common.database import drop_stale_connections
 from apps.common.errors import LensError
+from apps.common.tenancy import edge, scope, system
 from apps.jobs.bell import bell
 from apps.jobs.lease import keeper, lease_end
 from apps.jobs.models import Job, JobState
@@ -25,6 +27,7 @@ from apps.jobs.registry import kind_of
 
 if TYPE_CHECKING:
     import uuid
+    from contextlib import AbstractContextManager
 
     from django.db.models import QuerySet
 
@@ -43,15 +46,17 @@ def run(job_id: uuid.UUID) -> bool:
     """Do the job if it is ours to do; False when it is done, not due, or held by another worker."""
     drop_stale_connections()
     try:
-        row = _claim(job_id)
-        if row is None:
-            return False
-        _do(row)
-        return True
+        with edge():
+            row = _claim(job_id)
+            if row is None:
+                return False
+            _do(row)
+            return True
     finally:
         drop_stale_connections()
 
 
+@system("jobs")
 def sweep() -> int:
     """Ring for every job that waits without a worker knowing; returns how many were found."""
     now = clock.now()
@@ -67,6 +72,7 @@ def sweep() -> int:
     return len(ids)
 
 
+@system("jobs")
 def recover() -> int:
     """Hand over what a dead process held, at once; only where one process runs all jobs.
 
@@ -77,6 +83,7 @@ def recover() -> int:
     return running.update(lease_until=clock.now(), updated_at=NEVER)
 
 
+@system("jobs")
 def prune() -> int:
     """Delete jobs that ended long ago, in small transactions; returns how many."""
     now = clock.now()
@@ -97,6 +104,7 @@ def _takeable(now: dt.datetime) -> QuerySet[Job]:
     return Job.objects.filter(due | abandoned)
 
 
+@system("jobs")
 def _claim(job_id: uuid.UUID) -> Job | None:
     now = clock.now()
     mine = _takeable(now).filter(id=job_id)
@@ -113,14 +121,20 @@ def _do(row: Job) -> None:
         return
     if kind.max_attempts != row.max_attempts:
         row.max_attempts = kind.max_attempts  # who enqueued need not have known the handler
-        _ours(row).update(max_attempts=kind.max_attempts)
+        with system("jobs"):
+            _ours(row).update(max_attempts=kind.max_attempts)
     try:
-        with keeper.hold(row.id, row.attempts, kind.max_seconds):
+        with keeper.hold(row.id, row.attempts, kind.max_seconds), _place_of(row):
             kind.handler(row.payload)
     except Exception as error:  # noqa: BLE001  the job must be told of whatever a handler raises
         _handle(row, error)
     else:
         _end(row, JobState.DONE)
+
+
+def _place_of(row: Job) -> AbstractContextManager[None]:
+    """The scope of the job's organization; a job of the installation opens what it needs."""
+    return scope(row.org_id) if row.org_id else nullcontext()
 
 
 def _handle(row: Job, error: Exception) -> None:
@@ -144,6 +158,7 @@ def describe(error: Exception) -> str:
     return f"{type(error).__qualname__} in {places}"
 
 
+@system("jobs")
 def _retry(row: Job, told: str) -> None:
     """Queue the job again, later each time; after the last attempt it has failed."""
     if row.attempts >= row.max_attempts:
@@ -164,6 +179,7 @@ def _retry(row: Job, told: str) -> None:
         _end(row, JobState.FAILED, f"{told}; a newer job with the same key takes over")
 
 
+@system("jobs")
 def _end(row: Job, state: JobState, told: str = "") -> None:
     now = clock.now()
     _ours(row).update(state=state, finished_at=now, lease_until=None, error=told, updated_at=now)

@@ -16,6 +16,7 @@ import mcp_types
 from django.db import close_old_connections
 
 from apps.common.errors import Invalid
+from apps.common.tenancy import scope
 from apps.mcp.arguments import Arguments
 from apps.mcp.tool import Risk, Tool, tools
 from apps.orgs.revision import StampedCache
@@ -89,12 +90,13 @@ def _compile(principal: Principal) -> Catalog:
     """Tool rules are the same in every project of a team, so one project's bundle decides."""
     if not principal.grants:
         return Catalog(principal, None, {})
-    bundle = compile_bundle(
-        org_id=principal.org_id,
-        team_id=principal.team_id,
-        project_id=principal.grants[0].project_id,
-        agent_id=principal.id if principal.kind is PrincipalKind.AGENT else None,
-    )
+    with scope(principal.org_id):
+        bundle = compile_bundle(
+            org_id=principal.org_id,
+            team_id=principal.team_id,
+            project_id=principal.grants[0].project_id,
+            agent_id=principal.id if principal.kind is PrincipalKind.AGENT else None,
+        )
     tier = str(principal.tier)
     listed = {
         name: _list(tool, principal)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from channels.db import database_sync_to_async
 
 from apps.common.errors import LensError, Unavailable
+from apps.common.tenancy import scope
 from apps.orgs.types import SYSTEM
 from apps.sandboxes.models import Sandbox, SandboxState
 from apps.sandboxes.services import sandbox_for, sandbox_lost
@@ -79,7 +80,7 @@ class Workplace:
             if error.error_code not in (NOT_FOUND, STOPPED) or self.sandbox_id is None:
                 raise
             self._warm.forget(self._key)
-            await _lost(self.sandbox_id)
+            await _lost(self.sandbox_id, self._principal.org_id)
             if error.error_code == STOPPED:
                 # It ended under the call: what was asked for may have happened.
                 raise _ended(error) from error
@@ -97,7 +98,7 @@ class Workplace:
         if row.state == SandboxState.FAILED:
             raise failure_of(row.failure, row.reason)
         if row.state == SandboxState.CREATING:
-            await wait_ready(sandbox_id)
+            await wait_ready(sandbox_id, org_id=row.org_id)
         self._warm.remember(self._key, sandbox_id)
         return sandbox_id
 
@@ -111,11 +112,13 @@ def _ended(error: LensError) -> Unavailable:
 
 
 def _sandbox_for(principal: Principal, grant: Grant) -> Sandbox:
-    return sandbox_for(principal=principal, project_id=grant.project_id)
+    with scope(principal.org_id):
+        return sandbox_for(principal=principal, project_id=grant.project_id)
 
 
-def _lost_row(sandbox_id: uuid.UUID) -> None:
-    sandbox_lost(sandbox_id, actor=SYSTEM)
+def _lost_row(sandbox_id: uuid.UUID, org_id: uuid.UUID) -> None:
+    with scope(org_id):
+        sandbox_lost(sandbox_id, actor=SYSTEM)
 
 
 _ask = database_sync_to_async(_sandbox_for, thread_sensitive=False)

@@ -31,6 +31,7 @@ from apps.common import clock
 from apps.common.errors import Unauthenticated
 from apps.common.ids import token_hash
 from apps.common.registry import Registry
+from apps.common.tenancy import scope
 from apps.orgs.refusals import Refusal, token_refused
 from apps.orgs.revision import LEASE_SECONDS, StampedCache, unavailable
 
@@ -160,9 +161,9 @@ class _LastUsed:
             return
         if connection.in_atomic_block:
             # A second connection could wait for this very transaction: SQLite has one writer.
-            kind.used(token_id, now)
+            _note_used(kind, holder, now)
         else:
-            self._writer.submit(_write_used, kind, token_id, now)
+            self._writer.submit(_write_used, kind, holder, now)
 
     def _due(self, token_id: uuid.UUID, stored: dt.datetime | None, now: dt.datetime) -> bool:
         with self._lock:
@@ -179,10 +180,15 @@ class _LastUsed:
 _last_used = _LastUsed()
 
 
-def _write_used(kind: TokenKind, token_id: uuid.UUID, at: dt.datetime) -> None:
+def _note_used(kind: TokenKind, holder: Holder, at: dt.datetime) -> None:
+    with scope(holder.principal.org_id):
+        kind.used(holder.principal.token_id, at)
+
+
+def _write_used(kind: TokenKind, holder: Holder, at: dt.datetime) -> None:
     try:
-        kind.used(token_id, at)
+        _note_used(kind, holder, at)
     except Error:
-        _log.warning("the last use of token %s could not be written", token_id)
+        _log.warning("the last use of token %s could not be written", holder.principal.token_id)
     finally:
         close_old_connections()

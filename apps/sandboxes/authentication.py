@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from apps.common.lookups import TEXT, LookUp
+from apps.common.tenancy import scope
 from apps.orgs.authentication import Holder, token_kinds
 from apps.orgs.refusals import Refusal
 from apps.orgs.types import Grant, Principal, PrincipalKind, Tier
@@ -19,6 +21,13 @@ if TYPE_CHECKING:
 PREFIX = "lnsb"
 
 
+OWNER = LookUp(
+    "sandbox_token",
+    "SELECT org_id FROM sandboxes_sandbox WHERE token_hash = %s AND token_hash <> ''",
+    takes=(TEXT,),
+)
+
+
 @token_kinds.register(PREFIX)
 class SandboxTokens:
     """The kind of token that each sandbox's proxy holds. The agent inside never sees it."""
@@ -26,6 +35,14 @@ class SandboxTokens:
     @staticmethod
     def find(digest: str) -> Holder | Refusal | None:
         """Whose sandbox it is; a stopped sandbox has forgotten its token's hash."""
+        org_id = OWNER.id(digest)
+        if org_id is None:
+            return None
+        with scope(org_id):
+            return SandboxTokens._find(digest)
+
+    @staticmethod
+    def _find(digest: str) -> Holder | Refusal | None:
         rows = Sandbox.objects.select_related("org", "team", "project", "agent")
         row = rows.filter(token_hash=digest).exclude(token_hash="").first()
         if row is None:

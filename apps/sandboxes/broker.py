@@ -30,11 +30,12 @@ from apps.common import frames
 from apps.common.errors import Denied, LensError
 from apps.common.hosts import HostError, PatternError, parse_host, parse_pattern
 from apps.common.ids import token_hash
+from apps.common.tenancy import edge, scope
 from apps.connections.models import Credential
 from apps.connections.services import credential_value
 from apps.policies.models import CredentialBinding
 from apps.policies.types import IN_URL
-from apps.sandboxes.authentication import SandboxTokens, audit_columns
+from apps.sandboxes.authentication import OWNER, SandboxTokens, audit_columns
 from apps.sandboxes.events import SandboxAction
 from apps.sandboxes.models import LIVE_STATES, Sandbox
 
@@ -56,9 +57,10 @@ def answer(question: dict[str, Any]) -> dict[str, Any]:
     try:
         if question.get("op") != "credential":
             raise Denied("", code="malformed")  # noqa: TRY301  one place turns errors into answers
-        sandbox = _sandbox(question)
-        credential = _credential(sandbox, question)
-        return {"ok": True, "value": credential_value(credential), "ttl": TTL_SECONDS}
+        with edge(), scope(_organization(question)):
+            sandbox = _sandbox(question)
+            credential = _credential(sandbox, question)
+            return {"ok": True, "value": credential_value(credential), "ttl": TTL_SECONDS}
     except LensError as error:
         code = error.error_code
     except Exception as error:  # noqa: BLE001  rule 4
@@ -67,6 +69,14 @@ def answer(question: dict[str, Any]) -> dict[str, Any]:
         code = "credential_unreadable"
     _audit_refusal(sandbox, question, code)
     return {"ok": False, "error": code}
+
+
+def _organization(question: dict[str, Any]) -> uuid.UUID:
+    """Whose the token is."""
+    org_id = OWNER.id(token_hash(str(question.get("token"))))
+    if org_id is None:
+        raise Denied("", code="sandbox_unknown")
+    return org_id
 
 
 def _sandbox(question: dict[str, Any]) -> Sandbox:

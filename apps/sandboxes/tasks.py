@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
+from apps.common.tenancy import system
 from apps.jobs.periodic import every
 from apps.jobs.registry import job
 from apps.sandboxes import lifecycle, provisioning
@@ -23,12 +24,14 @@ def clear(payload: dict[str, Any]) -> None:
 
 
 @every(15, name="sandboxes.reap")
+@system("sandboxes beyond their limits")
 def reap() -> None:
     """Stop what is idle or old beyond its organization's limits."""
     lifecycle.reap()
 
 
 @every(15, name="sandboxes.stop_disallowed")
+@system("sandboxes that are no longer allowed")
 def stop_disallowed() -> None:
     """Stop what is no longer allowed: tokens expire without anybody's doing."""
     provisioning.stop_disallowed()

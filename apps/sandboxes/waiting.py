@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from channels.db import database_sync_to_async
 
 from apps.common.errors import IsolationUnavailable, LensError, Unavailable
+from apps.common.tenancy import scope
 from apps.sandboxes.models import LIVE_STATES, Sandbox, SandboxState
 
 if TYPE_CHECKING:
@@ -40,7 +41,9 @@ def hint(sandbox_id: uuid.UUID) -> None:
             continue  # that loop has ended, and its waiter with it
 
 
-async def wait_ready(sandbox_id: uuid.UUID, *, seconds: float = WAIT_SECONDS) -> None:
+async def wait_ready(
+    sandbox_id: uuid.UUID, *, org_id: uuid.UUID, seconds: float = WAIT_SECONDS
+) -> None:
     """Return when the sandbox is ready; raise what its row gives as the failure, or Unavailable."""
     event = asyncio.Event()
     waiter = (asyncio.get_running_loop(), event)
@@ -49,7 +52,7 @@ async def wait_ready(sandbox_id: uuid.UUID, *, seconds: float = WAIT_SECONDS) ->
     try:
         async with asyncio.timeout(seconds):
             pause = POLL_SECONDS
-            while not await _is_ready(sandbox_id):
+            while not await _is_ready(sandbox_id, org_id):
                 await _pause(event, pause)
                 pause = min(pause * 1.5, SLOWEST_POLL_SECONDS)
     except TimeoutError as error:
@@ -76,16 +79,18 @@ async def _pause(event: asyncio.Event, seconds: float) -> None:
     event.clear()
 
 
-def _look(sandbox_id: uuid.UUID) -> tuple[str, str, str]:
-    row = Sandbox.objects.filter(pk=sandbox_id).values_list("state", "failure", "reason").first()
+def _look(sandbox_id: uuid.UUID, org_id: uuid.UUID) -> tuple[str, str, str]:
+    with scope(org_id):
+        rows = Sandbox.objects.filter(pk=sandbox_id)
+        row = rows.values_list("state", "failure", "reason").first()
     return row or (SandboxState.FAILED, "sandbox_gone", "The sandbox was removed.")
 
 
 _look_in_thread = database_sync_to_async(_look, thread_sensitive=False)
 
 
-async def _is_ready(sandbox_id: uuid.UUID) -> bool:
-    state, failure, reason = await _look_in_thread(sandbox_id)
+async def _is_ready(sandbox_id: uuid.UUID, org_id: uuid.UUID) -> bool:
+    state, failure, reason = await _look_in_thread(sandbox_id, org_id)
     if state == SandboxState.CREATING:
         return False
     if state in LIVE_STATES:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from django.db import DatabaseError, close_old_connections
 
 from apps.common.errors import LensError
+from apps.common.tenancy import system
 from apps.orgs.revision import read_seq
 from apps.sandboxes import lifecycle, provisioning
 from apps.sandboxes.driver import driver_for
@@ -76,6 +77,7 @@ class Watcher:
             self._stop.wait(POLL_SECONDS)
         close_old_connections()
 
+    @system("looking after sandboxes")
     def look(self) -> None:
         """Do what is due. What fails is tried again at the next look, and holds up nothing else."""
         run_all(self._govern, self._note_use, self._agree)
