@@ -23,16 +23,17 @@ from typing import TYPE_CHECKING
 import pytest
 
 from benchmarks.report import table
-from tests.attacks.catalogue import ProxyCase, proxy_cases, sandbox_cases
+from tests.attacks.catalogue import ProxyCase, life_cases, proxy_cases, sandbox_cases
 from tests.attacks.mutants import MUTANTS, Mutant
 from tests.attacks.rigs import Namespaced, Stock
+from tests.attacks.world import enter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from tests.attacks.catalogue import SandboxCase
+    from tests.attacks.catalogue import LifeCase, SandboxCase
 
-    Case = ProxyCase | SandboxCase
+    Case = ProxyCase | SandboxCase | LifeCase
 
 _EVERY = 5
 _SETTLE = 0.03
@@ -43,12 +44,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--smoke", action="store_true")
     parser.add_argument("--mutants", action="store_true")
+    parser.add_argument("--family", action="append", help="only this one; may be given again")
     parser.add_argument("--verbose", action="store_true", help="say why a case failed")
     options = parser.parse_args()
     if os.geteuid():
         sys.stderr.write("make attacks builds sandboxes as root\n")
         return 2
-    cases: list[Case] = [*proxy_cases(), *sandbox_cases()]
+    if (code := enter("tests.attacks")) is not None:
+        return code
+    cases: list[Case] = [*proxy_cases(), *sandbox_cases(), *life_cases()]
+    if options.family:
+        cases = [case for case in cases if case.family in options.family]
     chosen = _sample(cases) if options.smoke else cases
     report = Report(chosen)
     with _folder() as folder, contextlib.ExitStack() as stack:
@@ -86,9 +92,7 @@ class Report:
         table("attacks", ["family", "cases", "failed", "stock failed"], rows)
         for name, why in self.ours.items():
             print(f"  FAILED {by_name[name]}: {name}: {why}")
-        controls = {
-            case.name for case in self.cases if isinstance(case, ProxyCase) and case.control
-        }
+        controls = {case.name for case in self.cases if case.control}
         for name in sorted(controls & set(self.stock or ())):
             print(f"  stock refuses what is allowed: {name}: {(self.stock or {})[name]}")
         survived = [name for name, killer in self.mutants.items() if not killer]
@@ -126,7 +130,7 @@ def _attempt(rig: Namespaced, case: Case) -> str:
     """ "" or why the case failed."""
     rig.fresh()
     try:
-        case.run(rig) if isinstance(case, ProxyCase) else case.run(rig.box)
+        case.run(rig)
     except (Exception, pytest.fail.Exception) as error:  # noqa: BLE001  whatever goes wrong is a failed case
         return f"{type(error).__name__}: {error}"[:200]
     return ""
@@ -184,8 +188,7 @@ def _sample(cases: Sequence[Case]) -> list[Case]:
     seen: Counter[str] = Counter()
     chosen = []
     for case in cases:
-        control = isinstance(case, ProxyCase) and case.control
-        if control or seen[case.family] % _EVERY == 0:
+        if case.control or seen[case.family] % _EVERY == 0:
             chosen.append(case)
         seen[case.family] += 1
     return chosen

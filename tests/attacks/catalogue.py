@@ -6,22 +6,34 @@ reached the recording upstream. Nothing is written twice; a new parameter is a n
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import itertools
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.apps.proxy.egress import test_attacks as requests
 from tests.apps.proxy.egress import test_attacks_connect as connects
+from tests.apps.proxy.egress import test_control as changes
 from tests.apps.proxy.egress import test_credentials as credentials
+from tests.apps.proxy.egress import test_exchange as answers
+from tests.apps.proxy.egress import test_limits as limits
+from tests.apps.proxy.egress import test_turn as turns
+from tests.apps.proxy.egress import test_websocket as websockets
 from tests.apps.sandboxes.harness import test_attacks as inside
-from tests.attacks import more
+from tests.apps.sandboxes.harness import test_exec as commands
+from tests.apps.sandboxes.harness import test_files as files
+from tests.apps.sandboxes.harness import test_lifecycle as lives
+from tests.apps.sandboxes.harness.conftest import start
+from tests.attacks import more, names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tests.apps.proxy.egress.conftest import Rig
-    from tests.apps.sandboxes.harness.conftest import Box
+    from tests.attacks.rigs import Namespaced
 
 
 @dataclass(frozen=True)
@@ -43,12 +55,43 @@ class SandboxCase:
     name: str
     attack: inside.Case
 
-    def run(self, box: Box) -> None:
+    @property
+    def control(self) -> bool:
+        """Only a part of it is one."""
+        return False
+
+    def run(self, rig: Namespaced) -> None:
         """The attack is refused, and what is allowed beside it works."""
-        inside.test_attack_is_refused_and_its_control_works(box, self.attack)
+        inside.test_attack_is_refused_and_its_control_works(rig.box, self.attack)
 
 
-_R, _C = requests, connects
+@dataclass(frozen=True)
+class LifeCase:
+    """What ends a sandbox or its parts, or must not; `needs` are the harness's own fixtures."""
+
+    family: str
+    name: str
+    function: Callable[..., None]
+    values: dict[str, Any]
+    control: bool
+
+    def run(self, rig: Namespaced) -> None:
+        """With a sandbox of its own where the test asks for one."""
+        wanted = set(inspect.signature(self.function).parameters)
+        given: dict[str, Any] = {"daemon": rig.daemon, "box": rig.box, **self.values}
+        with contextlib.ExitStack() as stack:
+            if "fresh" in wanted:
+                given["fresh"] = own = rig.daemon.create()
+                stack.callback(own.delete)
+            if "own_daemon" in wanted:
+                place = stack.enter_context(tempfile.TemporaryDirectory(prefix="lens-attacks-"))
+                Path(place).chmod(0o711)
+                given["own_daemon"] = daemon = start(Path(place))
+                stack.callback(daemon.stop)
+            self.function(**{name: given[name] for name in wanted})
+
+
+_R, _C, _A = requests, connects, answers
 # family, function, control, reaches
 _PROXY: tuple[tuple[str, Callable[..., None], bool, bool], ...] = (
     ("path", _R.test_ambiguous_path_is_denied, False, False),
@@ -82,7 +125,43 @@ _PROXY: tuple[tuple[str, Callable[..., None], bool, bool], ...] = (
     ("address", more.a_mapped_name, True, True),
     ("upstream", more.an_upstream_with_another_certificate, False, False),
     ("upstream", more.an_answer_that_is_none, False, True),
+    ("upstream", _A.test_an_unasked_101_is_502_and_opens_nothing, False, True),
+    ("upstream", _A.test_response_fields_that_would_mislead_are_dropped, False, True),
+    ("upstream", _A.test_a_malformed_chunk_of_a_server_ends_the_connection, False, True),
+    ("upstream", _A.test_a_truncated_answer_is_not_completed, False, True),
     ("upstream", more.an_upstream_that_verifies, True, True),
+    ("names", names.an_answer_that_is_not_public, False, False),
+    ("names", names.an_alias_to_what_is_not_public, False, False),
+    ("names", names.a_name_that_is_rebound, False, True),
+    ("names", names.a_name_that_nobody_knows, False, False),
+    ("names", names.a_public_name, True, True),
+    ("names", names.a_public_alias, True, True),
+    ("relay", more.an_upstream_used_as_a_proxy, False, False),
+    ("relay", more.an_upstream_that_verifies, True, True),
+    ("redirect", more.a_redirect_followed_to_another_host, False, True),
+    ("redirect", more.a_redirect_followed_to_a_denied_path, False, True),
+    ("redirect", more.a_redirect_followed_where_it_may, True, True),
+    ("limits", limits.test_a_head_over_the_limit_is_431, False, False),
+    ("limits", more.a_head_that_never_ends, False, False),
+    ("limits", more.a_flood_of_hosts, False, True),
+    ("limits", turns.test_agents_that_do_not_read_hold_nobody_up, False, True),
+    ("limits", turns.test_an_upstream_that_does_not_answer_holds_nobody_up, False, True),
+    ("limits", limits.test_a_head_just_under_the_limit_passes, True, True),
+    ("websocket", websockets.test_what_is_no_handshake_opens_nothing, False, False),
+    ("websocket", websockets.test_only_a_get_and_nothing_before_the_answer, False, False),
+    ("websocket", websockets.test_a_server_that_did_not_understand_gets_no_bytes, False, True),
+    ("websocket", websockets.test_a_server_that_answers_plainly, True, True),
+    ("websocket", more.a_websocket_that_is_allowed, True, True),
+    ("policy change", changes.test_a_policy_change_in_the_middle_of_keep_alive, False, True),
+    ("policy change", changes.test_a_stream_that_is_no_longer_allowed_is_cut, False, True),
+    ("policy change", changes.test_direct_is_cut_when_the_policy_no_longer_says_so, False, True),
+    ("policy change", changes.test_a_stream_that_stays_allowed_goes_on, True, True),
+    ("direct", changes.test_direct_with_another_server_name_goes_nowhere, False, False),
+    ("direct", changes.test_direct_without_tls_goes_nowhere, False, False),
+    ("direct", changes.test_plain_http_to_a_direct_host_is_denied, False, False),
+    ("direct", changes.test_direct_is_not_intercepted, True, True),
+    ("shared hosts", more.a_host_that_strangers_can_have, False, False),
+    ("shared hosts", more.a_host_of_one_owner, True, False),
 )  # fmt: skip
 _ALLOWED_CREDENTIALS = "test_without_a_binding_the_agents_own_credentials_pass"
 _SANDBOX = {
@@ -93,13 +172,49 @@ _SANDBOX = {
     "files": inside.FILES,
 }
 
+# family, function, control
+_LIVES: tuple[tuple[str, Callable[..., None], bool], ...] = (
+    ("end of life", lives.test_a_killed_sandboxd_takes_everything_with_it, False),
+    ("end of life", lives.test_a_sandbox_without_its_init_or_proxy_is_over, False),
+    ("end of life", lives.test_a_proxy_that_hangs_ends_its_sandbox, False),
+    ("end of life", lives.test_deleting_cuts_a_running_command, False),
+    ("end of life", lives.test_stopping_ends_everything, False),
+    ("end of life", lives.test_a_new_policy_reaches_a_running_sandbox, True),
+    ("neighbours", inside.test_another_sandbox_is_out_of_reach, False),
+    ("neighbours", inside.test_a_service_on_the_hosts_loopback_is_out_of_reach, False),
+    ("neighbours", inside.test_an_abstract_socket_of_the_host_is_out_of_reach, False),
+    ("neighbours", lives.test_creations_at_once_have_users_of_their_own, True),
+    ("commands", commands.test_a_deadline_ends_the_whole_tree, False),
+    ("commands", commands.test_a_fork_bomb_is_stopped_and_the_sandbox_stays_usable, False),
+    ("commands", commands.test_too_much_memory_ends_the_process_not_the_sandbox, False),
+    ("commands", commands.test_full_disks_are_told_and_can_be_emptied, False),
+    ("commands", commands.test_an_agent_that_kills_all_of_its_user_keeps_its_sandbox, False),
+    ("commands", commands.test_output_beyond_the_limit_is_counted_and_not_kept, False),
+    ("commands", commands.test_a_background_server_lives_on_and_can_be_ended_later, True),
+    ("file tools", files.test_overwriting_replaces_a_link_and_never_follows_it, False),
+    ("file tools", files.test_paths_that_lead_out, False),
+    ("file tools", files.test_what_is_no_regular_file, False),
+    ("file tools", files.test_a_directory_that_turns_into_a_link_meanwhile, False),
+    ("file tools", files.test_fetch_is_decided_by_the_proxy, False),
+    ("file tools", files.test_write_and_read_binary_content, True),
+)
+
+
+def life_cases() -> list[LifeCase]:
+    """All cases in which a sandbox, its parts or its tools are abused."""
+    return [
+        LifeCase(family, f"{function.__name__}[{call.name}]", function, call.values, control)
+        for family, function, control in _LIVES
+        for call in _calls(function)
+    ]
+
 
 def proxy_cases() -> list[ProxyCase]:
     """All cases of what an agent says to its proxy."""
     return [
-        ProxyCase(family, f"{function.__name__}[{name}]", run, control, reaches)
+        ProxyCase(family, f"{function.__name__}[{call.name}]", call, control, reaches)
         for family, function, control, reaches in (*_PROXY, *_credentials())
-        for name, run in _spread(function)
+        for call in _calls(function)
     ]
 
 
@@ -119,7 +234,7 @@ def sandbox_cases() -> list[SandboxCase]:
     ]
 
 
-def _spread(function: Callable[..., None]) -> Iterator[tuple[str, Callable[[Rig], None]]]:
+def _calls(function: Callable[..., None]) -> Iterator[_Call]:
     """One call for each combination of a test's parameters."""
     sets = [list(_parameters(mark)) for mark in getattr(function, "pytestmark", ())
             if mark.name == "parametrize"]  # fmt: skip
@@ -127,11 +242,12 @@ def _spread(function: Callable[..., None]) -> Iterator[tuple[str, Callable[[Rig]
         values: dict[str, Any] = {}
         for _, more_values in chosen:
             values |= more_values
-        yield "-".join(name for name, _ in chosen), _Call(function, values)
+        yield _Call("-".join(name for name, _ in chosen), function, values)
 
 
 @dataclass(frozen=True)
 class _Call:
+    name: str
     function: Callable[..., None]
     values: dict[str, Any]
 

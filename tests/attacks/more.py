@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
+from apps.common.errors import Invalid
+from apps.connections.hosts import checked_hosts
 from apps.policies.types import Action, DomainRule
-from tests.apps.proxy.egress.conftest import raw, request
+from tests.apps.proxy.egress.conftest import SECRET, http, raw, request
+from tests.apps.proxy.egress.test_websocket import handshake
 from tests.twins.upstream import pattern
 
 if TYPE_CHECKING:
-    from tests.apps.proxy.egress.conftest import Rig
+    from tests.apps.proxy.egress.conftest import Agent, Rig
 
 H = "api.example.com"
 HOST = f"Host: {H}"
@@ -115,3 +119,114 @@ def an_answer_that_is_none(rig: Rig, kind: str) -> None:
 def an_upstream_that_verifies(rig: Rig) -> None:
     """The same request, to the certificate that belongs to the host."""
     assert rig.get(H, "/open/x").status == 200
+
+
+def a_head_that_never_ends(rig: Rig) -> None:
+    """A byte a second: the deadline is for the head, not for each byte."""
+    with rig.agent() as agent:
+        agent.send(b"GET http://")
+        started = time.monotonic()
+        agent.sock.settimeout(1)
+        while not _something(agent) and time.monotonic() - started < 20:
+            agent.send(b"a")
+        assert agent.reply().status == 408
+        assert time.monotonic() - started < 13
+
+
+def _something(agent: Agent) -> bool:
+    try:
+        return bool(agent.more())
+    except TimeoutError:
+        return False
+
+
+def a_flood_of_hosts(rig: Rig) -> None:
+    """Each name below a wildcard needs a certificate: their number in memory is bounded."""
+    rig.apply(DomainRule("flood", "*.flood.example.com", Action.ALLOW))
+    try:
+        before = rig.egress.memory_kb()
+        for number in range(600):
+            with rig.tunnel(f"n{number}.flood.example.com"):
+                pass
+        assert rig.egress.memory_kb() - before < 40_000
+        assert rig.get(H, "/open/x").status == 200
+    finally:
+        rig.apply()
+
+
+def a_redirect_followed_to_another_host(rig: Rig) -> None:
+    """The agent follows where the answer leads: the credential belongs to the first host only."""
+    reply = rig.get("cred.example.com", "/redirect")
+    assert reply.status == 302
+    assert SECRET not in (reply.header("location") or "")
+    assert rig.get("a.wild.example.com", "/next").status == 200
+    assert rig.up.seen[0].header("authorization") == f"Bearer {SECRET}"
+    assert SECRET.encode() not in rig.up.seen[1].head
+
+
+def a_redirect_followed_to_a_denied_path(rig: Rig) -> None:
+    """A redirect within the host is another request, decided like any."""
+    with rig.tunnel() as agent:
+        assert agent.ask(request(H, "/redirect")).status == 302
+        assert agent.ask(request(H, "/admin/x")).status == 403
+    assert [seen.target for seen in rig.up.seen] == ["/redirect"]
+
+
+def a_redirect_followed_where_it_may(rig: Rig) -> None:
+    """Both requests are allowed."""
+    with rig.tunnel() as agent:
+        assert agent.ask(request(H, "/redirect")).status == 302
+        assert agent.ask(request(H, "/open/x")).status == 200
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        raw("CONNECT evil.example.net:443 HTTP/1.1", "Host: evil.example.net:443"),
+        raw(f"CONNECT {H}:443 HTTP/1.1", f"Host: {H}:443"),
+        raw("GET http://evil.example.net/ HTTP/1.1", "Host: evil.example.net"),
+        raw(f"GET https://{H}/open/x HTTP/1.1", HOST),
+        raw("GET evil.example.net:443 HTTP/1.1", HOST),
+    ],
+)
+def an_upstream_used_as_a_proxy(rig: Rig, head: bytes) -> None:
+    """An allowed host that is itself a proxy must not be asked to go on."""
+    with rig.tunnel() as agent:
+        assert agent.ask(head).status in (400, 403)
+    assert rig.untouched()
+
+
+# Hosts at which anybody can have a name, or which sign in another way.
+@pytest.mark.parametrize(
+    "pattern",
+    ["*.s3.amazonaws.com", "bucket.s3.eu-west-1.amazonaws.com", "*.amazonaws.com", "*.github.io",
+     "*.vercel.app", "*.herokuapp.com", "*.blob.core.windows.net",
+     "*.cloudfront.net", "*"],
+)  # fmt: skip
+def a_host_that_strangers_can_have(_: Rig, pattern: str) -> None:
+    """A static credential is never saved for it; the same check runs again at each injection."""
+    with pytest.raises(Invalid):
+        checked_hosts([pattern], static=True)
+
+
+@pytest.mark.parametrize("pattern", ["api.github.com", "*.example.com", "gitlab.example.org:8443"])
+def a_host_of_one_owner(_: Rig, pattern: str) -> None:
+    """A static credential may be saved for it."""
+    assert checked_hosts([pattern], static=True) == [pattern]
+
+
+def a_websocket_that_is_allowed(rig: Rig) -> None:
+    """The handshake passes, and bytes after it."""
+    host = "a.wild.example.com"
+    rule = DomainRule("ws", host, Action.ALLOW, (http("ws", "WEBSOCKET", "/ws/**"),))
+    rig.apply(rule)
+    try:
+        with rig.tunnel(host) as agent:
+            agent.send(request(host, "/ws/echo", *handshake()))
+            assert agent.reply("HEAD").status == 101
+            agent.send(b"\x82\x82aaaa" + bytes((ord("h") ^ 97, ord("i") ^ 97)))
+            while not agent._held:
+                agent.more()
+            assert agent._held == b"\x82\x02hi"
+    finally:
+        rig.apply()

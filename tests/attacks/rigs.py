@@ -24,6 +24,7 @@ from apps.policies import codec
 from tests.apps.proxy.egress.conftest import HOSTS, SECRET, Agent, Rig, bundle
 from tests.apps.sandboxes.harness import test_lifecycle as traces
 from tests.apps.sandboxes.harness.conftest import CHECKOUT, Box, Daemon, start
+from tests.attacks.world import World, socket_in
 from tests.twins.egress import TOKEN, BrokerTwin, EgressTwin
 from tests.twins.upstream import TwinCa, UpstreamTwin
 
@@ -46,6 +47,8 @@ class _Upstreams(Rig):
         self.upstream_ca = folder / "upstream-ca.pem"
         self.upstream_ca.write_text(authority.pem)
         self.up = stack.enter_context(UpstreamTwin(authority.issue(folder, *HOSTS)))
+        (folder / "world").mkdir()
+        self.world = World(stack, authority.issue(folder / "world", "*.wild.example.com"))
         self.plain = stack.enter_context(UpstreamTwin())
         self.stranger = stack.enter_context(UpstreamTwin(TwinCa().issue(folder, "x.example.com")))
         self.version = 1
@@ -58,9 +61,13 @@ class _Upstreams(Rig):
         places["evil.wild.example.com"] = (_TLS, self.stranger.port)
         return places
 
+    def untouched(self) -> bool:
+        """Nothing reached an upstream, nor the world."""
+        return super().untouched() and not self.world.upstream.raw
+
     def fresh(self) -> None:
         """Nothing seen yet."""
-        for upstream in (self.up, self.plain, self.stranger):
+        for upstream in (self.up, self.plain, self.stranger, self.world.upstream):
             upstream.reset()
         self.egress.mark()
 
@@ -83,6 +90,7 @@ class Namespaced(_Upstreams):
         module = ("tests.attacks.mutated", mutant) if mutant else None
         daemon = start(folder, module=module, **settings)
         stack.callback(daemon.stop)
+        self.daemon = daemon
         self.box: Box = daemon.create(bundle=codec.to_obj(bundle(self.version)), token=TOKEN)
         self.egress = _Sandboxed(daemon, self.box, broker)
         self.space = os.open(_network_of(daemon), os.O_RDONLY)
@@ -104,28 +112,11 @@ class Namespaced(_Upstreams):
 
 class _Inside(Agent):
     def __init__(self, space: int, patience: float) -> None:
-        self.sock = _socket_in(space)
+        self.sock = socket_in(space)
         self.sock.settimeout(patience)
         self.sock.connect(("127.0.0.1", _PROXY_PORT))
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._held = b""
-
-
-def _socket_in(space: int) -> socket.socket:
-    """A socket belongs to the network in which it was made, whoever uses it later."""
-    import ctypes  # noqa: PLC0415  3.11 has no os.setns
-
-    libc = ctypes.CDLL(None, use_errno=True)
-    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-    try:
-        if libc.setns(space, 0x40000000):
-            raise OSError(ctypes.get_errno(), "setns")
-        try:
-            return socket.socket()
-        finally:
-            assert not libc.setns(home, 0x40000000)
-    finally:
-        os.close(home)
 
 
 def _network_of(daemon: Daemon) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import socket
 import subprocess
 import sys
@@ -179,6 +180,7 @@ def main(options: dict[str, Any]) -> None:
     """The proxy's process."""
     from apps.proxy.egress.main import run_proxy  # noqa: PLC0415  the parent does not need it
 
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # as a fork server's child has it
     config = EgressConfig(
         sandbox_id=SANDBOX,
         sandbox_token=TOKEN,

@@ -141,9 +141,14 @@ def _builder(
 class UpstreamTwin:
     """The server. Use as a context manager; `seen` holds the requests, `opened` the connections."""
 
-    def __init__(self, pem: Path | None = None, address: str = "127.0.0.1") -> None:
+    def __init__(
+        self,
+        pem: Path | None = None,
+        address: str = "127.0.0.1",
+        listener: socket.socket | None = None,
+    ) -> None:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        self.listener = socket.create_server((address, 0), family=family, backlog=128)
+        self.listener = listener or socket.create_server((address, 0), family=family, backlog=128)
         self.address = address
         self.port: int = self.listener.getsockname()[1]
         self.seen: list[Seen] = []

@@ -8,6 +8,7 @@ everything is denied; when that channel ends, so does the process.
 from __future__ import annotations
 
 import os
+import signal
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,8 @@ def run_proxy(
 
     The authority is told before the first of `listeners` is asked for.
     """
+    # TLS answers a cut with an alert, and may find the other side gone: an error, not our end.
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     preload(config.upstream_ca_file)
     plane = Plane.of(config, Spool(config.spool_dir))
     frames.send_frame(control, {"op": "ready", "ca_pem": plane.authority.pem})

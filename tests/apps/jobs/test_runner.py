@@ -21,7 +21,6 @@ from apps.jobs.registry import job
 from apps.jobs.services import enqueue
 
 if TYPE_CHECKING:
-    import uuid
     from collections.abc import Callable
 
 pytestmark = [pytest.mark.django_db, pytest.mark.database]
