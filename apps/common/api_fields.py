@@ -33,7 +33,7 @@ class Strict(serializers.Serializer[Any]):
     def to_internal_value(self, data: Any) -> Any:
         """Refuse what is no object and what is not known, then read the fields."""
         if not hasattr(data, "keys"):
-            raise ValidationError("An object is needed.")
+            raise ValidationError({"non_field_errors": ["An object is needed."]})
         unknown = sorted(str(key) for key in data if key not in self.fields)
         if unknown:
             names = ", ".join(self.fields)

@@ -161,17 +161,22 @@ def _flat(detail: Any, at: str) -> Iterator[dict[str, str]]:
     """Nested messages of a serializer as one list; paths look like `domains[0].pattern`."""
     if isinstance(detail, dict):
         for key, value in detail.items():
-            name = str(key)
-            if name == "non_field_errors":
-                yield from _flat(value, at)
-            else:
-                yield from _flat(value, f"{at}.{name}" if at else name)
+            yield from _flat(value, _below(at, key))
     elif isinstance(detail, list):
         for index, value in enumerate(detail):
             nested = isinstance(value, (dict, list))
             yield from _flat(value, f"{at}[{index}]" if nested else at)
     else:
         yield {"field": at, "message": str(detail)}
+
+
+def _below(at: str, key: object) -> str:
+    """The path of a key; the framework numbers the items of a list."""
+    if key == "non_field_errors":
+        return at
+    if isinstance(key, int):
+        return f"{at}[{key}]"
+    return f"{at}.{key}" if at else str(key)
 
 
 def _first(errors: list[dict[str, str]]) -> str:

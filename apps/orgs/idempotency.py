@@ -49,7 +49,7 @@ class Kept:
 
     status: int
     headers: dict[str, str]
-    body: Any
+    body: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +59,8 @@ class Claim:
     row_id: uuid.UUID
     attempt: uuid.UUID
 
-    def keep(self, status: int, headers: Mapping[str, str], body: Any) -> None:
-        """Keep the answer, in the transaction of the change. Conflict when the claim was lost."""
+    def keep(self, status: int, headers: Mapping[str, str], body: str) -> None:
+        """Keep the answer (`body` is JSON; "" = none), in the transaction of the change. Conflict when the claim was lost."""
         if not self._mine().update(
             status=status, headers=dict(headers), body=body, updated_at=clock.now()
         ):
@@ -127,7 +127,7 @@ def _of_before(found: IdempotentRequest, row: IdempotentRequest) -> Claim | Kept
         )
     if found.status is None:
         return _taken_over(found, row)
-    if found.body is None and found.status == 201:
+    if not found.body and found.status == 201:
         raise Conflict(
             "It was made by an earlier request under this key, which showed its secret value. The "
             "value is not kept and cannot be shown again: delete the object and make another under "

@@ -22,6 +22,7 @@ from apps.orgs.models import IdempotentRequest, User
 from lensagents.api import document, routes
 from tests import factories
 from tests.apps.admin_support import browser
+from tests.apps.api_support import API, Api, caller, problem
 from tests.contracts.api_cases import ACTORS, CASES, CHANGES_NOTHING, invitation_of, sandbox_of
 from tests.contracts.test_services import everything
 
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.django_db, pytest.mark.database]
 
 ROOT = Path(__file__).resolve().parents[2]
-API = "/api/v1"
 DOCUMENT: dict[str, Any] = json.loads(document())
 WRITES = {"save", "create", "bulk_create", "get_or_create", "update_or_create", "bulk_update"}
 
@@ -70,47 +70,9 @@ def furnished(world: World) -> World:
     return world
 
 
-class Api:
-    """One caller of the API."""
-
-    def __init__(self, client: Client, **headers: str) -> None:
-        self.client = client
-        self.headers = headers
-
-    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> HttpResponse:
-        """Send a request, a change with `If-Match: *` unless the headers say otherwise."""
-        conditional = {"if-match": "*"} if method in ("PUT", "PATCH", "DELETE") else {}
-        return self.client.generic(  # type: ignore[return-value]  # the stubs' own response type
-            method,
-            API + path,
-            "" if body is None else json.dumps(body),
-            content_type="application/json",
-            headers={**conditional, **self.headers, **headers},
-        )
-
-
-def caller(world: World, name: str) -> Api:
-    """One of the world's callers."""
-    if name == "agent":
-        return Api(Client(), authorization=f"Bearer {world.minted.value}")
-    return Api(browser(getattr(world, name)))
-
-
 def send(api: Api, name: str, case: Case, world: World) -> HttpResponse:
     """The case, against the objects of this world."""
     return api.ask(METHODS[name], case.path(world), case.body(world) if case.body else None)
-
-
-def problem(response: HttpResponse) -> dict[str, Any]:
-    """The problem document of an error."""
-    assert response["Content-Type"] == "application/problem+json", response.content
-    found: dict[str, Any] = json.loads(response.content)
-    assert found["status"] == response.status_code
-    assert found["type"] == f"urn:lensagents:error:{found['code']}"
-    assert found["title"]
-    assert found["detail"]
-    assert found["instance"].startswith("urn:uuid:")
-    return found
 
 
 def stored() -> dict[str, list[dict[str, Any]]]:

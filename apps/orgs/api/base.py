@@ -10,6 +10,7 @@ import json
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from django.conf import settings
+from django.core.serializers.json import DjangoJSONEncoder
 from django.db import transaction
 from rest_framework.response import Response
 
@@ -76,7 +77,8 @@ class OrgView(ApiView):
         claim = idempotency.claim(self.org.pk, self.actor, key, self._fingerprint())
         if isinstance(claim, idempotency.Kept):
             headers = {**claim.headers, REPLAYED: "true"}
-            return Response(claim.body, status=claim.status, headers=headers)
+            body = json.loads(claim.body) if claim.body else None
+            return Response(body, status=claim.status, headers=headers)
         try:
             with transaction.atomic():
                 response = handler()
@@ -88,8 +90,8 @@ class OrgView(ApiView):
 
     def _keep(self, claim: idempotency.Claim, response: HttpResponseBase) -> None:
         headers = {name: response[name] for name in KEPT_HEADERS if name in response}
-        data = getattr(response, "data", None)
-        body = None if self.action in self.secret_once else json.loads(_json(data))
+        data = None if self.action in self.secret_once else getattr(response, "data", None)
+        body = "" if data is None else json.dumps(data, cls=DjangoJSONEncoder)
         claim.keep(response.status_code, headers, body)
 
     def _fingerprint(self) -> str:
@@ -142,12 +144,6 @@ class OrgView(ApiView):
         if not access.allowed:
             access_refused(self.actor, name, "", access.reason)
             raise Denied(f"Your role does not allow this ({name}).", verb=name)
-
-
-def _json(data: Any) -> str:
-    from django.core.serializers.json import DjangoJSONEncoder  # noqa: PLC0415
-
-    return json.dumps(data, cls=DjangoJSONEncoder)
 
 
 class Listed(OrgView):

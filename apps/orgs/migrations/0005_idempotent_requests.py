@@ -28,7 +28,7 @@ class Migration(migrations.Migration):
                 ('expires_at', models.DateTimeField()),
                 ('status', models.PositiveSmallIntegerField(null=True)),
                 ('headers', models.JSONField(default=dict)),
-                ('body', models.JSONField(null=True)),
+                ('body', models.TextField(blank=True)),
                 ('org', models.ForeignKey(editable=False, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='orgs.organization', verbose_name='organization')),
             ],
             options={

@@ -11,7 +11,8 @@ from apps.common.tenancy import TenantRow
 
 class IdempotentRequest(TenantRow):
     """One key of one principal: what was asked under it, and what was answered (`status` null =
-    not yet). `attempt` names who works on it; an answer that shows a secret is kept without body.
+    not yet). `attempt` names who works on it; an answer that shows a secret is kept without body,
+    which is JSON as text otherwise: a database's own JSON forgets the order of keys.
     """
 
     principal_kind = models.CharField(max_length=16)
@@ -22,7 +23,7 @@ class IdempotentRequest(TenantRow):
     expires_at = models.DateTimeField()
     status = models.PositiveSmallIntegerField(null=True)
     headers = models.JSONField(default=dict)
-    body = models.JSONField(null=True)
+    body = models.TextField(blank=True)
 
     class Meta:
         indexes = [models.Index(fields=["expires_at"], name="idempotent_expires")]
