@@ -19,6 +19,7 @@ from apps.agents import services as agents
 from apps.common import clock
 from apps.connections import services as connections
 from apps.orgs.models import Membership, UserSession
+from apps.orgs.services.break_glass import break_glass_request
 from apps.orgs.services.domains import domain_create
 from apps.orgs.services.identity_providers import (
     fingerprint_of,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
     from apps.connections.models import Credential
     from apps.orgs.models import (
+        BreakGlass,
         EmailDomain,
         GroupMapping,
         IdentityProvider,
@@ -138,6 +140,13 @@ def _invitation(world: World) -> Invitation:
     return invitation_create(world.org, email="guest@people.example", actor=SYSTEM).invitation
 
 
+def _operator_access(world: World) -> BreakGlass:
+    world.org.break_glass_consent = True
+    return break_glass_request(
+        world.org, reason="a test of ours", minutes=5, requested_by="root", actor=SYSTEM
+    ).access
+
+
 def _user(world: World) -> User:
     return _membership(world).user
 
@@ -209,6 +218,9 @@ RECIPES: dict[str, Recipe] = {
     "invitation_revoke": Recipe(_invitation),
     "session_end": Recipe(_session),
     "membership_renew": Recipe(_membership),
+    "break_glass_approve": Recipe(_operator_access),
+    "break_glass_refuse": Recipe(_operator_access),
+    "break_glass_end": Recipe(_operator_access),
     "user_deprovision": Recipe(_user, rows={"org": lambda w: w.org}),
     "team_create": Recipe(lambda w: w.org, NEW),
     "team_update": Recipe(lambda w: w.team, {"name": "Other"}),
