@@ -31,6 +31,7 @@ from apps.orgs.services.invitations import invitation_create
 from apps.orgs.services.mappings import mapping_create
 from apps.orgs.types import SYSTEM
 from apps.policies.documents import BindingDoc, DomainRuleDoc, PolicyDocument, document_of
+from apps.policies.services import policy_save
 from apps.sandboxes.models import Sandbox
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
         Invitation,
         User,
     )
+    from apps.policies.models import Policy
     from tests.factories import World
 
 
@@ -187,6 +189,12 @@ def _narrowed(world: World) -> PolicyDocument:
     return replace(document_of(world.policy), bindings=(binding,))
 
 
+def _changed(world: World) -> Policy:
+    """A policy with a second version, so that the first one can come back."""
+    document = replace(document_of(world.policy), description="Second.")
+    return policy_save(world.org, document=document, policy=world.policy, actor=SYSTEM).policy
+
+
 NEW = {"slug": "new", "name": "New"}
 RECIPES: dict[str, Recipe] = {
     "organization_update": Recipe(lambda w: w.org, {"name": "New name"}),
@@ -246,6 +254,18 @@ RECIPES: dict[str, Recipe] = {
     "policy_save over one": Recipe(
         lambda w: w.org, rows={"document": _narrowed, "policy": lambda w: w.policy}
     ),
+    "policy_apply": Recipe(
+        lambda w: w.org,
+        {
+            "document": {
+                "kind": "team",
+                "team": "leads",
+                "name": "Leads policy",
+                "domains": [{"pattern": "*.example.com", "action": "allow"}],
+            }
+        },
+    ),
+    "policy_rollback": Recipe(_changed, {"number": 1}),
     "policy_delete": Recipe(lambda w: w.policy),
     "agent_create": Recipe(lambda w: w.org, NEW, {"team": lambda w: w.team}),
     "agent_update": Recipe(lambda w: w.agent, rows={"team": lambda w: w.other_team}),
