@@ -18,6 +18,7 @@ MENU: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
         "People & teams",
         (
             ("People", "group", "orgs.membership"),
+            ("Invitations", "mail", "orgs.invitation"),
             ("Teams", "groups", "orgs.team"),
             ("Projects", "folder", "orgs.project"),
             ("Project access", "rule_folder", "orgs.projectgrant"),
@@ -44,6 +45,10 @@ MENU: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
         (
             ("Organization", "domain", "orgs.organization"),
             ("Sign-in", "passkey", "orgs.identityprovider"),
+            ("E-mail domains", "alternate_email", "orgs.emaildomain"),
+            ("Group mappings", "lan", "orgs.groupmapping"),
+            ("Sessions", "devices", "orgs.usersession"),
+            ("Operator access", "visibility", "orgs.breakglass"),
             ("Background jobs", "work_history", "jobs.job"),
         ),
     ),

@@ -93,6 +93,12 @@ class LensAdminSite(UnfoldAdminSite):
         kept = [url for url in super().get_urls() if getattr(url, "name", None) not in REMOVED]
         return own + cast("list[URLPattern]", kept)
 
+    def each_context(self, request: HttpRequest) -> dict[str, Any]:
+        """With what every page of the organization must say."""
+        from apps.orgs.banners import banners  # noqa: PLC0415  models load after the site
+
+        return {**super().each_context(request), "banners": banners(request)}
+
     def index(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> TemplateResponse:

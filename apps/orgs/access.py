@@ -7,9 +7,11 @@ Rules.
    of that organization, project or team.
 3. An object that is absent, of another organization, or not to be seen by this actor, looks the
    same: it does not exist.
-4. There is no superuser. The platform itself (`system`: set-up, sweeps) passes, and its events say
+4. Operators have no role in any organization, but for break-glass: `operator` reads what an
+   auditor reads, in one organization, for an hour at most.
+5. There is no superuser. The platform itself (`system`: set-up, sweeps) passes, and its events say
    so.
-5. Tokens of agents and sandboxes are no actors here; they change nothing in the control plane.
+6. Tokens of agents and sandboxes are no actors here; they change nothing in the control plane.
 
 `docs/access.md` is generated from `VERBS`.
 """
@@ -30,18 +32,19 @@ if TYPE_CHECKING:
 ADMIN = "admin"
 AUDITOR = "auditor"
 MEMBER = "member"
+OPERATOR = "operator"
 PROJECT_ADMIN = "project_admin"
 PROJECT_MEMBER = "project_member"
 TEAM_MEMBER = "team_member"
-ROLES = (ADMIN, AUDITOR, MEMBER, PROJECT_ADMIN, PROJECT_MEMBER, TEAM_MEMBER)
+ROLES = (ADMIN, AUDITOR, OPERATOR, MEMBER, PROJECT_ADMIN, PROJECT_MEMBER, TEAM_MEMBER)
 
 _ADMINS = frozenset({ADMIN})
-_READERS = frozenset({ADMIN, AUDITOR})
+_READERS = frozenset({ADMIN, AUDITOR, OPERATOR})
 _TEAM_READERS = _READERS | {TEAM_MEMBER}
 _PROJECT_ADMINS = frozenset({ADMIN, PROJECT_ADMIN})
 
 VERBS: dict[str, frozenset[str]] = {
-    "organization.view": frozenset({ADMIN, AUDITOR, MEMBER}),
+    "organization.view": _READERS | {MEMBER},
     "organization.create": frozenset(),
     "organization.update": _ADMINS,
     "idp.view": _READERS,
@@ -64,7 +67,9 @@ VERBS: dict[str, frozenset[str]] = {
     "session.view": _READERS,
     "session.end": _ADMINS,
     "break_glass.view": _READERS,
+    "break_glass.create": frozenset(),
     "break_glass.update": _ADMINS,
+    "break_glass.end": _ADMINS | {OPERATOR},
     "membership.view": _READERS,
     "membership.create": _ADMINS,
     "membership.update": _ADMINS,
@@ -166,6 +171,7 @@ def _plain(role: str) -> str:
     scoped = {
         ADMIN: "an organization admin",
         AUDITOR: "an auditor",
+        OPERATOR: "an operator with break-glass",
         MEMBER: "a member of the organization",
         PROJECT_ADMIN: "an admin of the project",
         PROJECT_MEMBER: "a member of the project",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from django.db.models import Q, QuerySet
 
 from apps.common import clock
-from apps.orgs.access import ADMIN, AUDITOR, VERBS
+from apps.orgs.access import ADMIN, AUDITOR, OPERATOR, VERBS
 from apps.orgs.models import (
     Membership,
     Organization,
@@ -138,7 +138,7 @@ def visible(
     if actor is None or actor.org_id is None:
         return rows.none()
     rows = rows.filter(org=actor.org_id)
-    if actor.role in VERBS[verb] & {ADMIN, AUDITOR}:
+    if actor.role in VERBS[verb] & {ADMIN, AUDITOR, OPERATOR}:
         return rows
     return rows.filter(own) if own else rows.none()
 

@@ -17,6 +17,7 @@ from apps.common.errors import NotFound
 from apps.orgs.addresses import address_of
 from apps.orgs.models import IdentityProvider, Organization, User, UserSession
 from apps.orgs.selectors import organizations_of
+from apps.orgs.services.break_glass import break_glass_live
 from apps.orgs.services.sessions import live_session, session_begin, sessions_end
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from django.db.models import QuerySet
     from django.http import HttpRequest
 
-    from apps.orgs.models import SetupLink
+    from apps.orgs.models import BreakGlass, SetupLink
     from apps.orgs.services.sessions import Arrival
 
 ORG: Final = "org"
@@ -34,6 +35,7 @@ ROW: Final = "row"
 SETUP_UNTIL: Final = "setup_until"
 RECOVERED: Final = "recovered"
 INVITATION: Final = "invitation"
+BREAK_GLASS: Final = "break_glass"
 HINT: Final = "login_hint"
 SETUP_SECONDS: Final = 3600
 
@@ -78,7 +80,7 @@ def is_over(session: SessionBase) -> bool:
 
 def organizations_open(request: HttpRequest) -> QuerySet[Organization]:
     """The organizations that the signed-in person may open in this session, by name."""
-    if not isinstance(request.user, User):
+    if not isinstance(request.user, User) or operator_access(request) is not None:
         return Organization.objects.none()
     trusting = IdentityProvider.objects.filter(
         issuer=request.session.get(ISSUER, ""), working_at__isnull=False
@@ -93,6 +95,19 @@ def organization_switch(request: HttpRequest, org_id: str) -> Organization:
         raise NotFound("Not found.")
     request.session[ORG] = str(org.pk)
     return org
+
+
+def begin_break_glass(request: HttpRequest, access: BreakGlass) -> None:
+    """An operator's session: it belongs to no person, and opens one organization for reading."""
+    end(request, by="break-glass")
+    request.session.flush()
+    request.session[BREAK_GLASS] = str(access.pk)
+
+
+def operator_access(request: HttpRequest) -> BreakGlass | None:
+    """The break-glass access of this session, while it lasts."""
+    access = request.session.get(BREAK_GLASS)
+    return break_glass_live(access) if access else None
 
 
 def begin_setup(request: HttpRequest, link: SetupLink) -> None:

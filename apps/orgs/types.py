@@ -11,13 +11,15 @@ if TYPE_CHECKING:
 
 
 class PrincipalKind(StrEnum):
-    """The kinds of product.md; `system` is the platform itself (sweeps, set-up)."""
+    """The kinds of product.md; `operator` looks in by break-glass, `system`
+    is the platform itself (sweeps, set-up)."""
 
     USER = "user"
     AGENT = "agent"
     SUBAGENT = "subagent"
     SANDBOX = "sandbox"
     CLUSTER = "cluster"
+    OPERATOR = "operator"
     SYSTEM = "system"
 
 

@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from apps.orgs.views import invitations, setup, sign_in, sign_out
+from apps.orgs.views import invitations, operator, setup, sign_in, sign_out
 
 urlpatterns = [
     path("login/", sign_in.login, name="login"),
@@ -16,6 +16,9 @@ urlpatterns = [
     path("oidc/start/<uuid:idp>/", sign_in.SignInView.as_view(), name="oidc_start"),
     path("oidc/test/<uuid:idp>/", sign_in.TestView.as_view(), name="oidc_test"),
     path("oidc/callback/", sign_in.ArrivalView.as_view(), name="oidc_authentication_callback"),
+    path("operator/", operator.begin, name="operator"),
+    path("operator/open/", operator.use_link, name="operator_open"),
+    path("operator/end/", operator.end, name="operator_end"),
     path("setup/", setup.begin, name="setup"),
     path("setup/open/", setup.use_link, name="setup_use_link"),
     path("setup/organization/", setup.organization, name="setup_organization"),

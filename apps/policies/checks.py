@@ -7,6 +7,7 @@ field.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from apps.common.errors import Invalid
@@ -15,7 +16,9 @@ from apps.policies.core.bindings import binding_refusal
 from apps.policies.core.check import binding_problems, layer_problems
 from apps.policies.core.hidden import hidden_rules
 from apps.policies.core.sentinels import sentinel
+from apps.policies.expectations import check_expectation
 from apps.policies.models import PolicyKind
+from apps.policies.schema import MAX_RULES, MAX_TESTS
 from apps.policies.types import (
     IN_URL,
     Action,
@@ -30,7 +33,7 @@ from apps.policies.types import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from enum import StrEnum
 
     from apps.policies.core.check import Problem
@@ -44,7 +47,6 @@ if TYPE_CHECKING:
 
     Choice = TypeVar("Choice", bound=StrEnum)
 
-MAX_RULES = 500
 # Framing, routing and hop-by-hop fields (RFC 9110 section 7.6.1): the proxy writes these itself.
 _OWN_HEADERS = frozenset(
     {
@@ -56,15 +58,39 @@ _OWN_HEADERS = frozenset(
 
 
 def check_document(document: PolicyDocument) -> None:
-    """Raise Invalid with the first problem: shape, rules, hidden rules, bindings, in this order."""
-    _check_sections(document)
-    layer = layer_of(document)
-    _raise_first(layer_problems(layer))
+    """Raise Invalid with the first problem; see `problems_of`."""
+    for problem in problems_of(document):
+        raise problem
+
+
+def problems_of(document: PolicyDocument) -> Iterator[Invalid]:
+    """Each problem: shape, rules, hidden rules, bindings, tests, in this order.
+
+    With a wrong shape nothing else can be looked at, and with unreadable rules no hidden ones.
+    """
+    try:
+        _check_sections(document)
+        layer = layer_of(document)
+    except Invalid as problem:
+        yield problem
+        return
+    for found in layer_problems(layer):
+        yield Invalid(found.message, field=f"{found.rule}.{found.field}")
     for hidden in hidden_rules(layer):
-        raise Invalid(hidden.message, field=hidden.rule, hidden_by=hidden.by)
+        yield Invalid(hidden.message, field=hidden.rule, hidden_by=hidden.by)
+    for check in _later_checks(document):
+        try:
+            check()
+        except Invalid as problem:
+            yield problem
+
+
+def _later_checks(document: PolicyDocument) -> Iterator[Callable[[], None]]:
     for index, binding in enumerate(document.bindings):
-        _check_binding(document, binding, f"bindings[{index}]")
-    _check_env_names(document.bindings)
+        yield partial(_check_binding, document, binding, f"bindings[{index}]")
+    yield partial(_check_env_names, document.bindings)
+    for index, test in enumerate(document.tests):
+        yield partial(check_expectation, document.kind, test, f"tests[{index}]")
 
 
 def layer_of(document: PolicyDocument) -> Layer:
@@ -86,6 +112,9 @@ def _check_sections(document: PolicyDocument) -> None:
         ("tools", document.has_tools, document.tools),
         ("bindings", document.kind == PolicyKind.TEAM, document.bindings),
     )
+    if len(document.tests) > MAX_TESTS:
+        message = f"At most {MAX_TESTS} tests; there are {len(document.tests)}."
+        raise Invalid(message, field="tests")
     for name, present, found in sections:
         if found and not present:
             raise Invalid(_ABSENT_SECTION[name], field=name)
@@ -144,7 +173,7 @@ def _check_binding(document: PolicyDocument, binding: BindingDoc, at: str) -> No
             field=f"{at}.credential",
         )
     _check_injection(binding, at)
-    _raise_first(binding_problems(_binding(binding, at)))
+    _raise_first(binding_problems(binding_of(binding, at)))
     refusal = binding_refusal(binding.pattern, credential.allowed_hosts)
     if refusal:
         raise Invalid(refusal, field=f"{at}.pattern")
@@ -200,7 +229,8 @@ def _check_env_names(bindings: Iterable[BindingDoc]) -> None:
             )
 
 
-def _binding(binding: BindingDoc, at: str) -> Binding:
+def binding_of(binding: BindingDoc, at: str) -> Binding:
+    """The binding as the core reads it; `at` becomes its id."""
     credential = binding.credential
     return Binding(
         id=at,

@@ -13,6 +13,7 @@ from apps.policies.models import Policy, PolicyKind
 
 if TYPE_CHECKING:
     import uuid
+    from collections.abc import Callable, Mapping
 
     from apps.connections.models import Credential
     from apps.orgs.models import Team
@@ -69,6 +70,24 @@ class BindingDoc:
 
 
 @dataclass(frozen=True, slots=True)
+class ExpectationDoc:
+    """A policy test: what must be decided for a tool, or for a method and a URL.
+
+    Asked for anybody of the team, or for the agent with this slug; `team` is a ceiling's only.
+    """
+
+    expect: str
+    tool: str = ""
+    method: str = ""
+    url: str = ""
+    team: str = ""
+    agent: str = ""
+    tier: str = ""
+    note: str = ""
+    id: uuid.UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class PolicyDocument:
     """The whole policy. `version` is the one that the editor saw; None = the saved row's own.
 
@@ -85,6 +104,7 @@ class PolicyDocument:
     domains: tuple[DomainRuleDoc, ...] = ()
     tools: tuple[ToolRuleDoc, ...] = ()
     bindings: tuple[BindingDoc, ...] = ()
+    tests: tuple[ExpectationDoc, ...] = ()
     version: int | None = None
 
 
@@ -117,6 +137,20 @@ def document_of(policy: Policy) -> PolicyDocument:
             )
             for row in policy.bindings.select_related("credential")
         ),
+        tests=tuple(
+            ExpectationDoc(
+                expect=row.expect,
+                tool=row.tool,
+                method=row.method,
+                url=row.url,
+                team=row.team,
+                agent=row.agent,
+                tier=row.tier,
+                note=row.note,
+                id=row.pk,
+            )
+            for row in policy.tests.all()
+        ),
         version=policy.version,
     )
 
@@ -128,10 +162,17 @@ def outline(document: PolicyDocument) -> dict[str, Any]:
         "description": document.description,
         "governs_domains": document.has_domains,
         "governs_tools": document.has_tools,
-        "domains": [line for rule in document.domains for line in _domain_lines(rule)],
+        "domains": [line for rule in document.domains for line in domain_lines(rule)],
         "tools": [f"{rule.pattern} {rule.action}" for rule in document.tools],
-        "bindings": [_binding_line(binding) for binding in document.bindings],
+        "bindings": [binding_line(binding) for binding in document.bindings],
+        "tests": [test_line(test) for test in document.tests],
     }
+
+
+def test_line(test: ExpectationDoc) -> str:
+    """A policy test as a line: who, what, and the answer that is expected."""
+    who = " ".join(filter(None, (test.team, test.agent, test.tier))) or "anybody"
+    return f"{who}: {test.tool or f'{test.method} {test.url}'} is {test.expect}"
 
 
 def _domains(policy: Policy) -> tuple[DomainRuleDoc, ...]:
@@ -150,15 +191,71 @@ def _domains(policy: Policy) -> tuple[DomainRuleDoc, ...]:
     )
 
 
-def _domain_lines(rule: DomainRuleDoc) -> list[str]:
+def domain_lines(rule: DomainRuleDoc) -> list[str]:
+    """A domain rule as lines: itself, and its HTTP rules below it."""
     keeps = "" if rule.agent_credentials == "default" else f" {rule.agent_credentials}"
     first = f"{rule.pattern} {rule.action}{keeps}"
     return [first, *(f"  {http.method} {http.path or 'any'} {http.action}" for http in rule.http)]
 
 
-def _binding_line(binding: BindingDoc) -> str:
+def binding_line(binding: BindingDoc) -> str:
+    """A binding as a line."""
     details = (binding.injection, binding.header, binding.template, binding.parameter)
     how = " ".join(filter(None, details))
     where = f"{binding.pattern} {binding.method} {binding.path or 'any'}"
     env = f" in {binding.env_name}" if binding.env_name else ""
     return f"{binding.credential.slug} on {where} as {how}{env}"
+
+
+def obj_lines(document: Mapping[str, Any]) -> list[str]:
+    """A plain document as lines, one a rule, for people who compare two of them."""
+    lines = [f"name {document.get('name', '')}", *_described(document)]
+    for section, line in _LINES.items():
+        if section in document:
+            lines += [
+                f"{section}:",
+                *(f"  {text}" for rule in document[section] for text in line(rule)),
+            ]
+    return lines
+
+
+def _described(document: Mapping[str, Any]) -> list[str]:
+    return [f"description {line}" for line in document.get("description", "").splitlines()]
+
+
+def _obj_domain(rule: Mapping[str, Any]) -> list[str]:
+    first = _words(rule, "pattern", "action", "agent_credentials")
+    return [first, *(f"  {_obj_http(http)}" for http in rule.get("http", ()))]
+
+
+def _obj_http(rule: Mapping[str, Any]) -> str:
+    return f"{rule.get('method', '*')} {rule.get('path') or 'any'} {rule['action']}"
+
+
+def _obj_binding(rule: Mapping[str, Any]) -> list[str]:
+    where = f"{rule['pattern']} {rule.get('method', '*')} {rule.get('path') or 'any'}"
+    how = _words({"injection": "bearer", **rule}, "injection", "header", "template", "parameter")
+    env = f" in {rule['env_name']}" if rule.get("env_name") else ""
+    return [f"{rule['credential']} on {where} as {how}{env}"]
+
+
+def _obj_tool(rule: Mapping[str, Any]) -> list[str]:
+    return [_words(rule, "pattern", "action")]
+
+
+def _obj_test(rule: Mapping[str, Any]) -> list[str]:
+    known = {name: value for name, value in rule.items() if name != "id"}
+    note = f" ({rule['note']})" if rule.get("note") else ""
+    return [test_line(ExpectationDoc(**known)) + note]
+
+
+def _words(rule: Mapping[str, Any], *names: str) -> str:
+    return " ".join(str(rule[name]) for name in names if rule.get(name))
+
+
+_LINES: dict[str, Callable[[Mapping[str, Any]], list[str]]] = {
+    "domains": _obj_domain,
+    "bindings": _obj_binding,
+    "tools": _obj_tool,
+    "tests": _obj_test,
+}

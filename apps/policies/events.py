@@ -13,4 +13,5 @@ class PolicyAction(StrEnum):
 
     CREATE = "policy.create"
     UPDATE = "policy.update"
+    ROLLBACK = "policy.rollback"
     DELETE = "policy.delete"

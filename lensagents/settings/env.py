@@ -29,6 +29,20 @@ class SettingError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class SmtpUrl:
+    """The parts of `smtps://user:password@host:port`. `repr` hides the password."""
+
+    host: str
+    port: int
+    user: str
+    password: str
+    implicit_tls: bool
+
+    def __repr__(self) -> str:
+        return f"SmtpUrl({self.user}@{self.host}:{self.port})"
+
+
+@dataclass(frozen=True, slots=True)
 class DatabaseUrl:
     """The parts of `postgresql://user:password@host:port/name`. `repr` hides the password."""
 
@@ -217,6 +231,28 @@ class Env:
         if not well_formed or parts.scheme not in ("redis", "rediss") or not parts.hostname:
             raise SettingError(f"{PREFIX}{name} must look like redis://host:6379/0")
         return value
+
+    def smtp_url(self, name: str) -> SmtpUrl | None:
+        """`smtp://` (STARTTLS) or `smtps://` (TLS from the start); None when unset."""
+        value = self.secret(name, "")
+        if not value:
+            return None
+        try:
+            parts = urlsplit(value)
+            port = parts.port
+        except ValueError:
+            parts, port = urlsplit(""), None
+        beyond = parts.path.strip("/") or parts.query or parts.fragment
+        if parts.scheme not in ("smtp", "smtps") or not parts.hostname or beyond or port == 0:
+            raise SettingError(f"{PREFIX}{name} must look like smtp://user:password@host:587")
+        implicit = parts.scheme == "smtps"
+        return SmtpUrl(
+            host=parts.hostname,
+            port=port or (465 if implicit else 587),
+            user=unquote(parts.username or ""),
+            password=unquote(parts.password or ""),
+            implicit_tls=implicit,
+        )
 
     def absent(self, name: str, why: str) -> None:
         """Refuse a variable that must not be set here; `why` is shown."""

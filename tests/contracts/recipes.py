@@ -19,6 +19,7 @@ from apps.agents import services as agents
 from apps.common import clock
 from apps.connections import services as connections
 from apps.orgs.models import Membership, UserSession
+from apps.orgs.services.break_glass import break_glass_request
 from apps.orgs.services.domains import domain_create
 from apps.orgs.services.identity_providers import (
     fingerprint_of,
@@ -30,6 +31,7 @@ from apps.orgs.services.invitations import invitation_create
 from apps.orgs.services.mappings import mapping_create
 from apps.orgs.types import SYSTEM
 from apps.policies.documents import BindingDoc, DomainRuleDoc, PolicyDocument, document_of
+from apps.policies.services import policy_save
 from apps.sandboxes.models import Sandbox
 
 if TYPE_CHECKING:
@@ -37,12 +39,14 @@ if TYPE_CHECKING:
 
     from apps.connections.models import Credential
     from apps.orgs.models import (
+        BreakGlass,
         EmailDomain,
         GroupMapping,
         IdentityProvider,
         Invitation,
         User,
     )
+    from apps.policies.models import Policy
     from tests.factories import World
 
 
@@ -138,6 +142,13 @@ def _invitation(world: World) -> Invitation:
     return invitation_create(world.org, email="guest@people.example", actor=SYSTEM).invitation
 
 
+def _operator_access(world: World) -> BreakGlass:
+    world.org.break_glass_consent = True
+    return break_glass_request(
+        world.org, reason="a test of ours", minutes=5, requested_by="root", actor=SYSTEM
+    ).access
+
+
 def _user(world: World) -> User:
     return _membership(world).user
 
@@ -178,6 +189,12 @@ def _narrowed(world: World) -> PolicyDocument:
     return replace(document_of(world.policy), bindings=(binding,))
 
 
+def _changed(world: World) -> Policy:
+    """A policy with a second version, so that the first one can come back."""
+    document = replace(document_of(world.policy), description="Second.")
+    return policy_save(world.org, document=document, policy=world.policy, actor=SYSTEM).policy
+
+
 NEW = {"slug": "new", "name": "New"}
 RECIPES: dict[str, Recipe] = {
     "organization_update": Recipe(lambda w: w.org, {"name": "New name"}),
@@ -209,6 +226,9 @@ RECIPES: dict[str, Recipe] = {
     "invitation_revoke": Recipe(_invitation),
     "session_end": Recipe(_session),
     "membership_renew": Recipe(_membership),
+    "break_glass_approve": Recipe(_operator_access),
+    "break_glass_refuse": Recipe(_operator_access),
+    "break_glass_end": Recipe(_operator_access),
     "user_deprovision": Recipe(_user, rows={"org": lambda w: w.org}),
     "team_create": Recipe(lambda w: w.org, NEW),
     "team_update": Recipe(lambda w: w.team, {"name": "Other"}),
@@ -234,6 +254,18 @@ RECIPES: dict[str, Recipe] = {
     "policy_save over one": Recipe(
         lambda w: w.org, rows={"document": _narrowed, "policy": lambda w: w.policy}
     ),
+    "policy_apply": Recipe(
+        lambda w: w.org,
+        {
+            "document": {
+                "kind": "team",
+                "team": "leads",
+                "name": "Leads policy",
+                "domains": [{"pattern": "*.example.com", "action": "allow"}],
+            }
+        },
+    ),
+    "policy_rollback": Recipe(_changed, {"number": 1}),
     "policy_delete": Recipe(lambda w: w.policy),
     "agent_create": Recipe(lambda w: w.org, NEW, {"team": lambda w: w.team}),
     "agent_update": Recipe(lambda w: w.agent, rows={"team": lambda w: w.other_team}),

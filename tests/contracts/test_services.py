@@ -24,7 +24,15 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.django_db, pytest.mark.database]
 
 # Not for people: only the platform itself calls them, so they have no verb a role could carry.
-SYSTEM_ONLY = {"idp_prove", "domain_mark", "organization_create", "sandbox_lost", "end", "record"}
+SYSTEM_ONLY = {
+    "break_glass_request",
+    "idp_prove",
+    "domain_mark",
+    "organization_create",
+    "sandbox_lost",
+    "end",
+    "record",
+}
 # It asks the name servers; tests/apps/orgs/test_home_realm.py calls it with a server of its own.
 ELSEWHERE = {"domain_verify"}
 

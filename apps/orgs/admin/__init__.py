@@ -1,5 +1,5 @@
 """People, teams, projects, their grants, and how the organization signs in."""
 
-from apps.orgs.admin import people, settings, tenants
+from apps.orgs.admin import access, people, settings, sign_in, tenants
 
-__all__ = ["people", "settings", "tenants"]
+__all__ = ["access", "people", "settings", "sign_in", "tenants"]

@@ -1,4 +1,4 @@
-"""The organization itself, and its identity providers."""
+"""The organization itself."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from unfold.widgets import UnfoldAdminSelect2Widget
 
 from apps.common.admin import OrgModelAdmin
 from apps.common.admin_forms import OrgForm
-from apps.common.admin_scope import READ_ONLY
 from apps.orgs import selectors, services
-from apps.orgs.models import IdentityProvider, Organization
+from apps.orgs.models import Organization
 
 if TYPE_CHECKING:
     from django.db.models import QuerySet
@@ -50,6 +49,7 @@ class OrganizationAdmin(OrgModelAdmin):
     form = OrganizationForm
     fieldsets = (
         (None, {"fields": ("name", "slug", "time_zone")}),
+        ("People and operators", {"fields": ("manual_days", "break_glass_consent")}),
         (
             "Sandboxes",
             {
@@ -80,19 +80,3 @@ class OrganizationAdmin(OrgModelAdmin):
         """All but the slug."""
         changed = {name: value for name, value in data.items() if name not in self.form.fixed}
         services.organization_update(row, **changed, actor=request.actor)
-
-
-@admin.register(IdentityProvider)
-class IdentityProviderAdmin(OrgModelAdmin):
-    """How people sign in. Connected by the set-up: no form here locks everybody out."""
-
-    noun = "idp"
-    verbs = READ_ONLY
-    list_display = ("name", "issuer", "client_id", "working_at", "is_development")
-    fields = ("name", "issuer", "client_id", "working_at", "is_development")
-    search_fields = ("name", "issuer")
-    ordering = ("name",)
-
-    def visible(self, actor: Actor) -> QuerySet[IdentityProvider]:
-        """The organization's."""
-        return IdentityProvider.objects.filter(org=actor.org_id)

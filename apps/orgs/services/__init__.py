@@ -1,5 +1,11 @@
 """Every change of who exists and who may do what. One call = one transaction = one audit event."""
 
+from apps.orgs.services.break_glass import (
+    break_glass_approve,
+    break_glass_end,
+    break_glass_refuse,
+    break_glass_request,
+)
 from apps.orgs.services.domains import (
     domain_create,
     domain_delete,
@@ -31,6 +37,10 @@ from apps.orgs.services.teams import team_create, team_delete, team_update
 
 __all__ = [
     "Invited",
+    "break_glass_approve",
+    "break_glass_end",
+    "break_glass_refuse",
+    "break_glass_request",
     "domain_create",
     "domain_delete",
     "domain_mark",

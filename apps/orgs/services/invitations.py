@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from django.db import transaction
 
-from apps.common import clock, ids, rows
+from apps.common import clock, ids, mail, rows
 from apps.common.errors import Conflict, Denied, Invalid
 from apps.orgs import revision
 from apps.orgs.access import require
@@ -123,6 +123,21 @@ def invitation_of(token: str) -> Invitation:
             code="invitation_refused",
         )
     return row
+
+
+def invitation_mail(invited: Invited, link: str) -> bool:
+    """Mail the link; whether that worked. Outside any transaction: a mail server may be slow."""
+    row = invited.invitation
+    sent = mail.send(
+        [row.email],
+        f"You are invited to {row.org.name}",
+        f"You are invited to work in {row.org.name} with Lens Agents.\n\n"
+        f"Open this link and sign in with your account {row.email}:\n{link}\n\n"
+        f"It works once, until {row.expires_at:%Y-%m-%d %H:%M} UTC.\n",
+    )
+    if sent:
+        Invitation.objects.filter(pk=row.pk).update(mailed_at=clock.now())
+    return sent
 
 
 def open_invitations(org: Organization) -> QuerySet[Invitation]:

@@ -42,6 +42,8 @@ def organization_update(
     sandbox_max_age_hours: int | None = None,
     sandboxes_per_principal: int | None = None,
     sandboxes_total: int | None = None,
+    manual_days: int | None = None,
+    break_glass_consent: bool | None = None,
     actor: Actor,
 ) -> Organization:
     """Change what is given; None keeps. The slug never changes: addresses contain it.
@@ -60,6 +62,8 @@ def organization_update(
         sandbox_max_age_hours=sandbox_max_age_hours,
         sandboxes_per_principal=sandboxes_per_principal,
         sandboxes_total=sandboxes_total,
+        manual_days=manual_days,
+        break_glass_consent=break_glass_consent,
     )
     changes = rows.update(org, values)
     if changes:

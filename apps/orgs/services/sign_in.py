@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from apps.orgs.models import GroupMapping
 
 NO_ACCESS = "no_access"
+_ENTRA = ("https://login.microsoftonline.com/", "https://login.microsoftonline.us/")
 _damper = Damper()
 
 
@@ -162,8 +163,11 @@ def came_in(idp: IdentityProvider, identity: Identity) -> None:
 def verified_email(claims: Mapping[str, Any]) -> str:
     """The address, when the provider says that it has verified it."""
     email = claims.get("email")
-    # Some providers send the flag as a string.
-    if not isinstance(email, str) or claims.get("email_verified") not in (True, "true"):
+    # Some providers send the flag as a string; Entra ID has a flag of its own, for the domain.
+    verified = claims.get("email_verified") in (True, "true") or (
+        str(claims.get("iss")).startswith(_ENTRA) and claims.get("xms_edov") in (True, "1", "true")
+    )
+    if not isinstance(email, str) or not verified:
         raise SignInError(
             "email_unverified",
             "Your identity provider has not verified your e-mail address; here it must have.",

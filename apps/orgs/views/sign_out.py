@@ -26,6 +26,7 @@ from apps.orgs.oidc.errors import SignInError
 from apps.orgs.services import sign_in as services
 from apps.orgs.services.sessions import logout_hint, sessions_end_by_provider
 from apps.orgs.throttle import throttled
+from apps.orgs.views import operator
 
 if TYPE_CHECKING:
     from django.http import HttpRequest, HttpResponse
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 @require_POST
 def logout(request: HttpRequest) -> HttpResponse:
     """End this session here, then let the browser end it at the provider too, if that can be."""
+    if session.operator_access(request) is not None:
+        return operator.end(request)
     row = session.row_of(request)
     onward = _at_provider(request, row) if row else ""
     if isinstance(request.user, User):

@@ -22,7 +22,7 @@ from apps.common.admin_forms import OrgForm
 from apps.connections import services as connections
 from apps.jobs.models import Job
 from apps.orgs import services as orgs
-from apps.orgs.models import IdentityProvider
+from apps.orgs.models import IdentityProvider, UserSession
 from apps.orgs.types import SYSTEM
 from apps.sandboxes.models import Sandbox
 from tests import factories
@@ -49,8 +49,21 @@ def furnished(world: World) -> World:
     """With a row of every kind that the factories do not make."""
     org = world.org
     Job.objects.create(org=org, kind="test.job")
-    IdentityProvider.objects.create(
+    idp = IdentityProvider.objects.create(
         org=org, name="IdP", issuer=ISSUER, client_id="lens", working_at=clock.now()
+    )
+    orgs.domain_create(idp, domain=f"{org.slug}.example", actor=SYSTEM)
+    orgs.mapping_create(idp, group="sre", team=world.team, actor=SYSTEM)
+    orgs.invitation_create(org, email="guest@people.example", actor=SYSTEM)
+    orgs.break_glass_request(
+        org, reason="a test of ours", minutes=5, requested_by="root", actor=SYSTEM
+    )
+    UserSession.objects.create(
+        org=org,
+        idp=idp,
+        user_id=uuid.UUID(world.outsider.id),
+        subject="sub",
+        expires_at=clock.now(),
     )
     Sandbox.objects.create(
         org=org,
