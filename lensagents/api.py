@@ -29,6 +29,7 @@ from apps.orgs.api.memberships import MembershipsApi
 from apps.orgs.api.organizations import OrganizationsApi, WhoamiApi
 from apps.orgs.api.projects import ProjectsApi
 from apps.orgs.api.teams import TeamsApi
+from apps.policies.api import PoliciesApi
 from apps.sandboxes.api import SandboxesApi
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ RESOURCES: list[Any] = [
     TokensApi,
     CredentialsApi,
     AuditEventsApi,
+    PoliciesApi,
     SandboxesApi,
 ]
 

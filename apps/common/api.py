@@ -52,9 +52,11 @@ class ApiRequest(Request):
 class ApiView(GenericViewSet[Any]):
     """A resource: its words, its serializers by action, and how its rows are shown.
 
-    `inputs` maps an action to what its body must be, `outputs` to what it shows when that is not
-    `serializer_class`; `statuses` to a status other than the usual one. `volatile` fields change by
-    mere use and are no part of the ETag. `pages_by` is "id" or a time column.
+    `inputs` maps an action to what its body must be (`documents`: a schema, where the app checks
+    the body by itself), `asks` to its query, `outputs` to what it shows when that is not
+    `serializer_class`, `statuses` to a status other than the usual one. `filters` is the query of
+    the list, `pages` names the lists, `pages_by` is "id" or a time column. `volatile` fields change
+    by mere use and are no part of the ETag. `pure` actions change nothing, though they are POST.
     """
 
     resource: ClassVar[str]
@@ -64,7 +66,10 @@ class ApiView(GenericViewSet[Any]):
     inputs: ClassVar[Serializers] = {}
     outputs: ClassVar[Serializers] = {}
     statuses: ClassVar[dict[str, int]] = {"create": 201}
+    documents: ClassVar[dict[str, dict[str, Any]]] = {}
     filters: ClassVar[type[serializers.BaseSerializer[Any]] | None] = None
+    asks: ClassVar[Serializers] = {}
+    pages: ClassVar[frozenset[str]] = frozenset({"list"})
     volatile: ClassVar[frozenset[str]] = frozenset()
     pages_by: ClassVar[str] = "id"
     pure: ClassVar[frozenset[str]] = frozenset()
@@ -129,17 +134,22 @@ class ApiView(GenericViewSet[Any]):
         return dict(found.validated_data)
 
     def query(self) -> dict[str, Any]:
-        """The filters of a list, checked; cursor and limit are the page's."""
+        """The query of this action, checked; cursor and limit are the page's."""
         given = {
             name: value
             for name, value in self.request.query_params.items()
             if name not in ("cursor", "limit")
         }
-        if self.filters is None:
+        wanted = self.query_of(self.action)
+        if wanted is None:
             for name in given:
                 raise Invalid("There is no such filter.", field=name[:100])
             return {}
-        return self.checked(self.filters, given)
+        return self.checked(wanted, given)
+
+    def query_of(self, action: str) -> type[serializers.BaseSerializer[Any]] | None:
+        """What the action may be asked with."""
+        return self.filters if action == "list" else self.asks.get(action)
 
     # What goes out.
 
@@ -151,9 +161,13 @@ class ApiView(GenericViewSet[Any]):
         """The status of success."""
         return self.statuses.get(action, 200)
 
-    def page_class(self) -> type[serializers.BaseSerializer[Any]]:
-        """A page of the list, for the document."""
-        shown = self.output_of("list")
+    def responses_of(self, action: str) -> dict[Any, Any]:
+        """Status (and media type) to what is shown, for the document."""
+        return {self.status_of(action): self.output_of(action)}
+
+    def page_class(self, action: str) -> type[serializers.BaseSerializer[Any]]:
+        """A page of a list, for the document."""
+        shown = self.output_of(action)
         assert shown is not None  # noqa: S101  a list shows something
         fields = {
             "items": shown(many=True),
@@ -179,7 +193,7 @@ class ApiView(GenericViewSet[Any]):
             limit=asked.get("limit", ""),
             by=self.pages_by,
         )
-        items = [self.shown(row, "list") for row in page.rows]
+        items = [self.shown(row) for row in page.rows]
         return Response({"items": items, "next": page.following})
 
     def one_of(self, row: Any, *, status: int = 200, **extra: Any) -> Response:

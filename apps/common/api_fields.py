@@ -130,6 +130,17 @@ class Moment(serializers.DateTimeField):
         return found
 
 
+@extend_schema_field({"type": "integer", "minimum": 0, "maximum": 2**31 - 1})
+class WholeNumber(serializers.Field[Any, Any, Any, Any]):
+    """A number without sign, in a query."""
+
+    def to_internal_value(self, data: Any) -> int:
+        """The number, or an error."""
+        if not re.fullmatch(r"[0-9]{1,10}", str(data), re.ASCII) or int(data) >= 2**31:
+            raise ValidationError("Write a whole number.")
+        return int(data)
+
+
 @extend_schema_field({"type": "string", "enum": ["true", "false"]})
 class QueryFlag(serializers.Field[Any, Any, Any, Any]):
     """`true` or `false` in a query."""

@@ -117,6 +117,9 @@ class ApiSchema(AutoSchema):
 
     def get_request_serializer(self) -> Any:
         """The body that the action takes, or None."""
+        schema = self.view.documents.get(self._action)
+        if schema is not None:
+            return {parser.media_type: schema for parser in self.view.get_parsers()}
         return self.view.inputs.get(self._action)
 
     def get_response_serializers(self) -> Any:
@@ -124,8 +127,9 @@ class ApiSchema(AutoSchema):
         view, action = self.view, self._action
         if action == "destroy":
             return {204: None}
-        output = view.page_class() if action == "list" else view.output_of(action)
-        return {view.status_of(action): output}
+        if action in view.pages:
+            return {200: view.page_class(action)}
+        return view.responses_of(action)
 
     def get_override_parameters(self) -> Any:
         """Query and header parameters."""
@@ -148,6 +152,13 @@ class ApiSchema(AutoSchema):
         """Our pages are objects."""
         return False
 
+    def _get_request_body(self, *args: Any, **options: Any) -> Any:
+        """A document is never left out."""
+        body = super()._get_request_body(*args, **options)  # type: ignore[no-untyped-call]
+        if body and self._action in self.view.documents:
+            body["required"] = True
+        return body
+
     def _get_response_bodies(self, direction: Any = "response") -> Any:
         answers = super()._get_response_bodies(direction)
         if self.view.is_tagged(self._action):
@@ -169,10 +180,11 @@ class ApiSchema(AutoSchema):
         return sorted(found)
 
     def _query(self) -> Iterator[Any]:
-        if self._action != "list":
+        asked = self.view.query_of(self._action)
+        if asked:
+            yield asked
+        if self._action not in self.view.pages:
             return
-        if self.view.filters:
-            yield self.view.filters
         yield OpenApiParameter(
             "limit",
             {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT},

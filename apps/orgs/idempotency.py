@@ -60,7 +60,10 @@ class Claim:
     attempt: uuid.UUID
 
     def keep(self, status: int, headers: Mapping[str, str], body: str) -> None:
-        """Keep the answer (`body` is JSON; "" = none), in the transaction of the change. Conflict when the claim was lost."""
+        """Keep the answer, in the transaction of the change; `body` is JSON, "" = none.
+
+        Raises Conflict when the claim was lost.
+        """
         if not self._mine().update(
             status=status, headers=dict(headers), body=body, updated_at=clock.now()
         ):

@@ -178,7 +178,10 @@ SPECTACULAR_SETTINGS: dict[str, Any] = {
     "COMPONENT_SPLIT_PATCH": False,
     "ENUM_ADD_EXPLICIT_BLANK_NULL_CHOICE": False,
     "ENABLE_DJANGO_DEPLOY_CHECK": False,
-    "POSTPROCESSING_HOOKS": ["apps.common.api_schema.add_problem"],
+    "POSTPROCESSING_HOOKS": [
+        "apps.common.api_schema.add_problem",
+        "apps.policies.api_shapes.add_document",
+    ],
     "APPEND_COMPONENTS": {
         "securitySchemes": {
             "agentToken": {"type": "http", "scheme": "bearer", "description": "lns_…"},

@@ -102,6 +102,17 @@ def new(_: World) -> dict[str, Any]:
     return {"slug": f"new-{uuid4().hex[:8]}", "name": "New"}
 
 
+def sre_policy(_: World) -> dict[str, Any]:
+    """A document of the team `sre`."""
+    return {
+        "kind": "team",
+        "team": "sre",
+        "name": "SRE policy",
+        "domains": [{"pattern": "api.example.com", "action": "allow"}],
+        "tools": [{"pattern": "*", "action": "allow"}],
+    }
+
+
 def named(_: World) -> dict[str, Any]:
     """A new name."""
     return {"name": "Other"}
@@ -225,11 +236,41 @@ CASES: dict[str, Case] = {
     "credentials_delete": Case(of("credentials", "credential"), "409 403 404 409 404 404"),
     "audit_events_list": Case(fixed("/audit-events"), "200 200 403 403 403 403"),
     "audit_events_get": Case(made("audit-events", event_of), "200 200 404 404 404 404"),
+    "policies_list": Case(fixed("/policies"), "200 200 200 200 403 200"),
+    "policies_create": Case(
+        fixed("/policies"),
+        "201 403 403 403 403 403",
+        lambda _: {"kind": "team", "team": "leads", "name": "Leads", "tools": []},
+    ),
+    "policies_get": Case(of("policies", "policy"), "200 200 200 404 404 200"),
+    "policies_replace": Case(of("policies", "policy"), "200 403 403 404 404 403", sre_policy),
+    "policies_delete": Case(of("policies", "policy"), "204 403 403 404 404 403"),
+    "policies_apply": Case(fixed("/policies/apply"), "200 403 403 403 403 403", sre_policy),
+    "policies_validate": Case(fixed("/policies/validate"), "200 403 403 403 403 403", sre_policy),
+    "policies_diff": Case(fixed("/policies/diff"), "200 403 403 403 403 403", sre_policy),
+    "policies_simulate": Case(
+        fixed("/policies/simulate"),
+        "200 200 200 400 403 200",
+        lambda w: {"team": str(w.team.pk), "requests": [{"tool": "shell_exec"}]},
+    ),
+    "policies_versions": Case(of("policies", "policy", "/versions"), "200 200 200 404 404 200"),
+    "policies_version": Case(of("policies", "policy", "/versions/1"), "200 200 200 404 404 200"),
+    "policies_changes": Case(of("policies", "policy", "/changes?old=1"), "200 200 200 404 404 200"),
+    "policies_rollback": Case(
+        of("policies", "policy", "/rollback"), "200 403 403 404 404 403", lambda _: {"number": 1}
+    ),
     "sandboxes_list": Case(fixed("/sandboxes"), "200 200 200 200 403 200"),
     "sandboxes_get": Case(made("sandboxes", sandbox_of), "200 200 200 200 404 200"),
     "sandboxes_stop": Case(
         made("sandboxes", sandbox_of, "/stop"), "200 403 403 403 404 403", lambda _: {}
     ),
 }
-# The fixture's agent and provider are enabled, so enabling them changes nothing.
-CHANGES_NOTHING = {"agents_enable", "identity_providers_enable"}
+# The fixture's agent and provider are enabled already, its policy is at its first version.
+CHANGES_NOTHING = {
+    "agents_enable",
+    "identity_providers_enable",
+    "policies_validate",
+    "policies_diff",
+    "policies_simulate",
+    "policies_rollback",
+}
