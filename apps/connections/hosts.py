@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 MAX_HOSTS = 100
 FIELD = "allowed_hosts"
+# AWS's own services, in its partitions. What customers run there (`on.aws`, CloudFront) is theirs.
+_SIGNED_ONLY = ("amazonaws.com", "amazonaws.com.cn", "api.aws")
 
 
 def checked_hosts(patterns: Iterable[str], *, static: bool) -> list[str]:
@@ -47,13 +49,22 @@ def _problem(text: str, *, static: bool) -> str:
     return _shared_problem(pattern) if static else ""
 
 
+def signed_only_problem(pattern: HostPattern) -> str:
+    """Why a static secret has no business at these hosts of AWS, as a sentence; "" elsewhere."""
+    name = pattern.name or pattern.suffix[1:]
+    for domain in _SIGNED_ONLY:
+        if name == domain or name.endswith(f".{domain}"):
+            return (
+                f"A static secret is not sent to {domain}, where anybody can have a name and AWS "
+                "itself takes signed requests only. Use the service's own domain."
+            )
+    return ""
+
+
 def _shared_problem(pattern: HostPattern) -> str:
-    domain = shared_domain(pattern)
-    if domain == "amazonaws.com" or pattern.name.endswith(".amazonaws.com"):
-        return (
-            "A static secret is not sent to amazonaws.com, where anybody can have a name and AWS "
-            "itself takes signed requests only. Use the service's own domain."
-        )
+    domain, problem = shared_domain(pattern), signed_only_problem(pattern)
+    if problem:
+        return problem
     if domain:
         return (
             f"Anybody can register a name under {domain} and would receive the secret. "

@@ -24,6 +24,7 @@ from apps.mcp.caller import caller_of, schema_of
 from apps.mcp.tool import Call, Outcome
 from apps.mcp.trail import Record
 from apps.mcp.workplace import Warm, Workplace
+from apps.sandboxes.models import note_of
 
 if TYPE_CHECKING:
     import uuid
@@ -156,7 +157,9 @@ class Governed:
             logger.exception("tool %s failed", listed.tool.name)
             outcome = _failed(_INTERNAL, record)
         finally:
-            record.sandbox_id = workplace.sandbox_id if workplace else None
+            if workplace:
+                record.sandbox_id = workplace.sandbox_id
+                record.detail |= note_of(workplace.isolation)
         return _answer(outcome, record)
 
 

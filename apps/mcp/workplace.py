@@ -1,14 +1,14 @@
 """A call's sandbox: found or asked for when the call first needs it, warm from then on.
 
 Which sandbox belongs to (principal, project) is remembered in process. That memory is only a short
-cut: sandboxd says `sandbox_not_found` when it is wrong, and the right one is found, once. A command
-is repeated only then, since it cannot have run.
+cut: sandboxd says `sandbox_not_found` or `sandbox_over` when it is wrong, and the right one is
+found, once. A command is repeated only then, since it cannot have run.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from channels.db import database_sync_to_async
 
@@ -27,24 +27,32 @@ if TYPE_CHECKING:
 
 WORKSPACE = "/workspace"
 NOT_FOUND = "sandbox_not_found"
+OVER = "sandbox_over"
 STOPPED = "sandbox_stopped"
 REMEMBERED = 10_000
 _Key = tuple[str, str, str, str, str]
+
+
+class Found(NamedTuple):
+    """A sandbox, and how it is isolated."""
+
+    id: uuid.UUID
+    isolation: str
 
 
 class Warm:
     """(principal, project) → sandbox. One event loop's."""
 
     def __init__(self) -> None:
-        self._known: OrderedDict[_Key, uuid.UUID] = OrderedDict()
+        self._known: OrderedDict[_Key, Found] = OrderedDict()
 
-    def find(self, key: _Key) -> uuid.UUID | None:
+    def find(self, key: _Key) -> Found | None:
         """The remembered sandbox."""
         return self._known.get(key)
 
-    def remember(self, key: _Key, sandbox_id: uuid.UUID) -> None:
+    def remember(self, key: _Key, sandbox: Found) -> None:
         """Keep it, and forget the one that was remembered longest ago when there are too many."""
-        self._known[key] = sandbox_id
+        self._known[key] = sandbox
         while len(self._known) > REMEMBERED:
             self._known.popitem(last=False)
 
@@ -71,13 +79,14 @@ class Workplace:
             principal.on_behalf_of,
         )
         self.sandbox_id: uuid.UUID | None = None
+        self.isolation = ""
 
     async def do(self, operation: str, body: dict[str, Any], *, seconds: float) -> dict[str, Any]:
         """One operation of sandboxd's API in this sandbox; a lost sandbox is replaced once."""
         try:
             return await self._do(operation, body, seconds)
         except LensError as error:
-            if error.error_code not in (NOT_FOUND, STOPPED) or self.sandbox_id is None:
+            if error.error_code not in (NOT_FOUND, OVER, STOPPED) or self.sandbox_id is None:
                 raise
             self._warm.forget(self._key)
             await _lost(self.sandbox_id, self._principal.org_id)
@@ -87,20 +96,22 @@ class Workplace:
         return await self._do(operation, body, seconds)
 
     async def _do(self, operation: str, body: dict[str, Any], seconds: float) -> dict[str, Any]:
-        sandbox_id = self._warm.find(self._key) or await self._acquire()
-        self.sandbox_id = sandbox_id
-        return await self._sandboxd.call(str(sandbox_id), operation, body, seconds=seconds)
+        found = self._warm.find(self._key) or await self._acquire()
+        self.sandbox_id, self.isolation = found
+        return await self._sandboxd.call(str(found.id), operation, body, seconds=seconds)
 
-    async def _acquire(self) -> uuid.UUID:
+    async def _acquire(self) -> Found:
         row = await _ask(self._principal, self._grant)
         sandbox_id: uuid.UUID = row.pk
         self.sandbox_id = sandbox_id
         if row.state == SandboxState.FAILED:
             raise failure_of(row.failure, row.reason)
+        isolation = row.isolation
         if row.state == SandboxState.CREATING:
-            await wait_ready(sandbox_id, org_id=row.org_id)
-        self._warm.remember(self._key, sandbox_id)
-        return sandbox_id
+            isolation = await wait_ready(sandbox_id, org_id=row.org_id)
+        found = Found(sandbox_id, isolation)
+        self._warm.remember(self._key, found)
+        return found
 
 
 def _ended(error: LensError) -> Unavailable:

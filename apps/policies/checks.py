@@ -11,6 +11,8 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from apps.common.errors import Invalid
+from apps.common.hosts import parse_pattern
+from apps.connections.hosts import signed_only_problem
 from apps.connections.registry import kinds
 from apps.policies.core.bindings import binding_refusal
 from apps.policies.core.check import binding_problems, layer_problems
@@ -174,9 +176,15 @@ def _check_binding(document: PolicyDocument, binding: BindingDoc, at: str) -> No
         )
     _check_injection(binding, at)
     _raise_first(binding_problems(binding_of(binding, at)))
-    refusal = binding_refusal(binding.pattern, credential.allowed_hosts)
+    refusal = _static_refusal(binding) or binding_refusal(binding.pattern, credential.allowed_hosts)
     if refusal:
         raise Invalid(refusal, field=f"{at}.pattern")
+
+
+def _static_refusal(binding: BindingDoc) -> str:
+    """Also where the credential is older than the rule that its hosts are held to now."""
+    kind = kinds.get(binding.credential.kind)
+    return "" if kind and not kind.static else signed_only_problem(parse_pattern(binding.pattern))
 
 
 def _check_injection(binding: BindingDoc, at: str) -> None:

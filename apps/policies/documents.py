@@ -155,6 +155,13 @@ def document_of(policy: Policy) -> PolicyDocument:
     )
 
 
+def ids_of(document: PolicyDocument) -> frozenset[uuid.UUID]:
+    """The ids that its rules say."""
+    rules: list[Any] = [*document.domains, *document.tools, *document.bindings, *document.tests]
+    rules += [http for rule in document.domains for http in rule.http]
+    return frozenset(rule.id for rule in rules if rule.id is not None)
+
+
 def outline(document: PolicyDocument) -> dict[str, Any]:
     """The document as plain data, a line a rule: what an audit event compares."""
     return {

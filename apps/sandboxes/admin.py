@@ -14,7 +14,7 @@ from apps.common.admin_scope import READ_ONLY
 from apps.orgs.models import ProjectRole
 from apps.orgs.selectors import projects_of, visible
 from apps.sandboxes import services
-from apps.sandboxes.models import LIVE_STATES, Sandbox
+from apps.sandboxes.models import DEGRADED, LIVE_STATES, Sandbox
 
 if TYPE_CHECKING:
     from django.db.models import QuerySet
@@ -35,7 +35,9 @@ state = badge_column(
     },
 )
 isolation = badge_column(
-    "isolation", "Isolation", {"namespace": "success", "degraded": "warning", "none": "danger"}
+    "isolation",
+    "Isolation",
+    {"namespace": "success", "owner-rules": "info", DEGRADED: "danger", "none": "danger"},
 )
 principal = hostile_column("principal_name", "Principal")
 on_behalf_of = hostile_column("on_behalf_of", "On behalf of")
@@ -45,7 +47,8 @@ reason = hostile_column("reason", "Reason")
 
 @admin.display(description="Self-test at its start")
 def self_test(sandbox: Sandbox) -> SafeString | str:
-    """Each probe: what was tried from inside, and whether the cage held."""
+    """Each probe: what was tried from inside, and whether the cage held; then what this way of
+    isolation does not give."""
     probes = [probe for probe in sandbox.report if isinstance(probe, dict)]
     if not probes:
         return NOTHING
@@ -56,7 +59,7 @@ def self_test(sandbox: Sandbox) -> SafeString | str:
             (
                 hostile(probe.get("probe", ""), limit=80),
                 "good" if probe.get("ok") else "bad",
-                "holds" if probe.get("ok") else "does not hold",
+                _verdict(probe),
                 hostile(probe.get("detail", ""), limit=300),
             )
             for probe in probes
@@ -67,6 +70,12 @@ def self_test(sandbox: Sandbox) -> SafeString | str:
         '<th scope="col">Detail</th></tr></thead><tbody>{}</tbody></table>',
         rows,
     )
+
+
+def _verdict(probe: dict[str, Any]) -> str:
+    if probe.get("given") is False:
+        return "not given here"
+    return "holds" if probe.get("ok") else "does not hold"
 
 
 @admin.register(Sandbox)

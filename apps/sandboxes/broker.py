@@ -143,6 +143,7 @@ def _audit_refusal(sandbox: Sandbox | None, question: dict[str, Any], code: str)
             "metadata": {
                 "host": str(question.get("host"))[:255],
                 "sandbox": str(question.get("sandbox_id"))[:64],
+                **(sandbox.note if sandbox else {}),
             },
         }
     )

@@ -17,13 +17,15 @@ if TYPE_CHECKING:
 class Spec:
     """All that a driver is told of a sandbox. `token` is the only secret and is kept nowhere else.
 
-    `bundle` is the encoded policy, `identity` the audit columns that say who acts.
+    `bundle` is the encoded policy, `identity` the audit columns that say who acts. A sandbox that
+    would be degraded is made only if `allow_degraded` says so.
     """
 
     id: uuid.UUID
     token: str = field(repr=False)
     bundle: dict[str, Any]
     identity: dict[str, Any]
+    allow_degraded: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,8 @@ class SandboxState(models.TextChoices):
 
 
 LIVE_STATES = ("creating", "ready", "busy", "idle")
+# Held by Landlock and seccomp alone; the name is sandboxd's (docs/sandbox.md).
+DEGRADED = "degraded"
 
 
 class Sandbox(TenantRow):
@@ -66,3 +68,13 @@ class Sandbox(TenantRow):
 
     def __str__(self) -> str:
         return f"{self.principal_name} in {self.project}"
+
+    @property
+    def note(self) -> dict[str, str]:
+        """What every audit event of it says beside the event's own: that it is a degraded one."""
+        return note_of(self.isolation)
+
+
+def note_of(isolation: str) -> dict[str, str]:
+    """The same, where only the isolation is known."""
+    return {"isolation": DEGRADED} if isolation == DEGRADED else {}

@@ -49,7 +49,13 @@ def provision(sandbox_id: uuid.UUID) -> None:
         token_hash=ids.token_hash(token), bundle_version=bundle.version
     )
     identity: dict[str, Any] = {**audit_columns(row), "chain": [], "tier": "api"}
-    spec = Spec(id=row.pk, token=token, bundle=to_obj(bundle), identity=identity)
+    spec = Spec(
+        id=row.pk,
+        token=token,
+        bundle=to_obj(bundle),
+        identity=identity,
+        allow_degraded=row.org.allow_degraded,
+    )
     try:
         built = _build(row, spec)
     except LensError as error:
@@ -150,8 +156,11 @@ def _ready(row: Sandbox, built: Built) -> None:
     if not still:
         driver_for(row.driver).stop(row.pk)
         return
-    layers = [probe["probe"] for probe in built.report if probe.get("ok")]
-    _record(row, SandboxAction.READY, isolation=built.isolation, passed=layers)
+    row.isolation = built.isolation
+    passed = [probe["probe"] for probe in built.report if probe.get("ok")]
+    missing = [probe["probe"] for probe in built.report if probe.get("given") is False]
+    told = {"isolation": built.isolation, "passed": passed, "not_given": missing}
+    _record(row, SandboxAction.READY, **told)
 
 
 def _catch_up(row: Sandbox, given: Bundle) -> None:
@@ -215,7 +224,7 @@ def _record(row: Sandbox, action: SandboxAction, **metadata: object) -> None:
         resource_type="sandbox",
         resource_id=row.pk,
         result=Result.SUCCESS,
-        metadata={"principal": row.principal_name, **metadata},
+        metadata={"principal": row.principal_name, **row.note, **metadata},
         team=row.team,
         project=row.project,
     )

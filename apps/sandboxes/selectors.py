@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from django.db.models import Exists, F, OuterRef, Q, QuerySet
 
 from apps.orgs.models import Organization, ProjectGrant
-from apps.sandboxes.models import LIVE_STATES, Sandbox, SandboxState
+from apps.sandboxes.models import DEGRADED, LIVE_STATES, Sandbox, SandboxState
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -67,5 +67,9 @@ def no_longer_allowed(now: dt.datetime) -> Iterator[tuple[str, QuerySet[Sandbox]
         ("A token of the agent was revoked.", Q(agent__tokens__revoked_at__gte=made)),
         ("A token of the agent has expired.", over),
         ("The team lost its grant on the project.", ~Q(Exists(granted))),
+        (
+            "The organization does not allow degraded sandboxes any more.",
+            Q(isolation=DEGRADED, org__allow_degraded=False),
+        ),
     ):
         yield reason, live().filter(condition).distinct()

@@ -134,7 +134,7 @@ def end(
         result=Result.ERROR if failed else Result.SUCCESS,
         reason=reason,
         changes={"state": (before, str(state))},
-        metadata={"failure": failure, "principal": sandbox.principal_name},
+        metadata={"failure": failure, "principal": sandbox.principal_name, **sandbox.note},
         team=sandbox.team,
         project=sandbox.project,
     )

@@ -43,8 +43,9 @@ def hint(sandbox_id: uuid.UUID) -> None:
 
 async def wait_ready(
     sandbox_id: uuid.UUID, *, org_id: uuid.UUID, seconds: float = WAIT_SECONDS
-) -> None:
-    """Return when the sandbox is ready; raise what its row gives as the failure, or Unavailable."""
+) -> str:
+    """How the sandbox is isolated, when it is ready; raises what its row gives as the failure, or
+    Unavailable."""
     event = asyncio.Event()
     waiter = (asyncio.get_running_loop(), event)
     with _lock:
@@ -52,9 +53,10 @@ async def wait_ready(
     try:
         async with asyncio.timeout(seconds):
             pause = POLL_SECONDS
-            while not await _is_ready(sandbox_id, org_id):
+            while (isolation := await _isolation(sandbox_id, org_id)) is None:
                 await _pause(event, pause)
                 pause = min(pause * 1.5, SLOWEST_POLL_SECONDS)
+            return isolation
     except TimeoutError as error:
         raise Unavailable(
             f"The sandbox was not ready within {seconds:.0f} s.",
@@ -79,22 +81,23 @@ async def _pause(event: asyncio.Event, seconds: float) -> None:
     event.clear()
 
 
-def _look(sandbox_id: uuid.UUID, org_id: uuid.UUID) -> tuple[str, str, str]:
+def _look(sandbox_id: uuid.UUID, org_id: uuid.UUID) -> tuple[str, str, str, str]:
     with scope(org_id):
         rows = Sandbox.objects.filter(pk=sandbox_id)
-        row = rows.values_list("state", "failure", "reason").first()
-    return row or (SandboxState.FAILED, "sandbox_gone", "The sandbox was removed.")
+        row = rows.values_list("state", "failure", "reason", "isolation").first()
+    return row or (SandboxState.FAILED, "sandbox_gone", "The sandbox was removed.", "")
 
 
 _look_in_thread = database_sync_to_async(_look, thread_sensitive=False)
 
 
-async def _is_ready(sandbox_id: uuid.UUID, org_id: uuid.UUID) -> bool:
-    state, failure, reason = await _look_in_thread(sandbox_id, org_id)
+async def _isolation(sandbox_id: uuid.UUID, org_id: uuid.UUID) -> str | None:
+    """None while it is being made."""
+    state, failure, reason, isolation = await _look_in_thread(sandbox_id, org_id)
     if state == SandboxState.CREATING:
-        return False
+        return None
     if state in LIVE_STATES:
-        return True
+        return str(isolation)
     raise failure_of(failure, reason)
 
 

@@ -1,7 +1,7 @@
 """The embedded default: everything in one process, in an order that keeps its promises.
 
 1. Claim the data folder and the port, so that nothing starts twice.
-2. exec sandboxd, before the first thread and while we may still be root.
+2. exec sandboxd's keeper, before the first thread and while we may still be root.
 3. Give up root for good, where the user that owns the data folder can work here.
 4. Bring the database up to date.
 5. Start the background services, each a thread with `start` and `stop`.
@@ -73,6 +73,7 @@ class Platform:
 
     def serve(self, services: list[Service], on_ready: Callable[[], None]) -> None:
         """Steps 5 and 6; returns after SIGINT or SIGTERM with everything stopped."""
+        health.watch(type(self.sandbox_host).__name__, self.sandbox_host.alive)
         try:
             for service in services:
                 self._started.append(service)

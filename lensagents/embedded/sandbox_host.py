@@ -1,8 +1,8 @@
 """sandboxd as a child of the embedded default.
 
-It is started before the first thread, with a clean environment, and is the only process that keeps
-root. Once we have given up root we may not signal it any more: it holds the reading end of a pipe
-and ends itself when we close ours, or when we die.
+Its keeper, which starts it anew when it dies, is started before the first thread, with a clean
+environment. The two are the only processes that keep root. Once we have given up root we may not
+signal them any more: they hold the reading end of a pipe and end when we close ours, or die.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 CLEAN_ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
-MODULE = "apps.sandboxes.harness.sandboxd"
+MODULE = "apps.sandboxes.harness.keeper"
 STOP_SECONDS = 3.0
 REPORT_SECONDS = 20.0
 
@@ -51,12 +51,13 @@ def sandboxd_config(control_uid: int, control_gid: int) -> dict[str, Any]:
 
 
 class SandboxHost:
-    """Starts, watches and ends one sandboxd."""
+    """Starts, watches and ends the keeper of one sandboxd."""
 
     def __init__(self, checkout: Path) -> None:
         self._checkout = checkout
         self._memory = -1
         self._process: subprocess.Popen[bytes] | None = None
+        self._answered = False
 
     def start(self, config: dict[str, Any]) -> None:
         """Exec sandboxd with this configuration; a failure is logged, never raised.
@@ -83,6 +84,13 @@ class SandboxHost:
         """Whether the process lives."""
         return self._process is not None and self._process.poll() is None
 
+    def alive(self) -> bool:
+        """False once there was a sandboxd and nobody is left to start it anew.
+
+        A host that never had one serves without sandboxes, and tool calls say why.
+        """
+        return self.running() or not self._answered
+
     def report(self, say: Callable[[str], None]) -> None:
         """Say, once it is known, whether this host can isolate, and what would help if not."""
         threading.Thread(
@@ -92,19 +100,16 @@ class SandboxHost:
     def _report(self, say: Callable[[str], None]) -> None:
         client = Sandboxd(sandboxd_socket(), timeout=REPORT_SECONDS)
         deadline = time.monotonic() + REPORT_SECONDS
-        remedy = "the sandbox service does not run (see the messages above)"
         while time.monotonic() < deadline and self.running():
             try:
                 health = client.health()
             except LensError:
                 time.sleep(0.2)
                 continue
-            remedy = "" if health["isolation"] != "unavailable" else str(health["remedy"])
-            break
-        if remedy:
-            say(f"Sandboxes are not available, tool calls will say so: {remedy}")
-        else:
-            say("Sandboxes are isolated by the kernel.")
+            self._answered = True
+            say(_verdict(str(health["isolation"]), str(health["remedy"])))
+            return
+        say(_verdict("unavailable", "the sandbox service does not run (see the messages above)"))
 
     def stop(self) -> None:
         """Close the pipe and wait; what is left after three seconds is killed if it may be."""
@@ -117,6 +122,18 @@ class SandboxHost:
             process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             _kill(process)
+
+
+def _verdict(isolation: str, remedy: str) -> str:
+    """What the operator is told of this host."""
+    if isolation == "unavailable":
+        return f"Sandboxes are not available, tool calls will say so: {remedy}"
+    if isolation == "degraded":
+        return (
+            "Sandboxes are degraded on this host (Landlock and seccomp alone), and refused unless "
+            f"the organization allows them: {remedy}"
+        )
+    return "Sandboxes are isolated by the kernel."
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import os
 import re
@@ -14,7 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
+import httpx2
 import pytest
+from mcp import Client
+from mcp.client.streamable_http import streamable_http_client
 
 from tests.apps.orgs.browser import Browser
 from tests.apps.sandboxes.harness.conftest import cannot
@@ -77,7 +82,7 @@ def refusal(*arguments: str) -> str:
 def test_probes(platform: RunningPlatform) -> None:
     assert httpx.get(f"{platform.url}/livez").json() == {"status": "ok"}
     ready = httpx.get(f"{platform.url}/readyz", headers={"Host": "10.1.2.3"})
-    parts = ("database", "AuditTrail", "Broker", "Jobs", "Watcher", "DevIdp")
+    parts = ("database", "SandboxHost", "AuditTrail", "Broker", "Jobs", "Watcher", "DevIdp")
     assert ready.json() == {"status": "ok", "checks": dict.fromkeys(parts, "ok")}
 
 
@@ -227,3 +232,68 @@ def test_bootstrap_gives_another_link(platform: RunningPlatform) -> None:
         assert browser.page.status_code == 403
         browser.send("/setup/open/", token=link)
         assert browser.path == "/setup/organization/"
+
+
+def processes_named(pid: int, name: str) -> list[int]:
+    """Those below a process that go by a name."""
+    found = []
+    for child in children(pid):
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{child}/comm").read_text().strip() == name:
+                found.append(child)
+    return found
+
+
+async def shell(platform: RunningPlatform, token: str, command: str) -> str:
+    """What a command prints in the agent's sandbox."""
+    headers = {"Authorization": f"Bearer {token}"}
+    async with httpx2.AsyncClient(headers=headers, timeout=60) as http:
+        transport = streamable_http_client(f"{platform.url}/mcp", http_client=http)
+        async with Client(transport) as client:
+            result = await client.call_tool("shell_exec", {"command": command})
+    assert not result.is_error, result
+    assert result.structured_content is not None
+    return str(result.structured_content["stdout"]).strip()
+
+
+@pytest.mark.isolation
+def test_a_killed_sandboxd_is_started_anew_and_calls_go_on() -> None:
+    """Its sandboxes end with it, their rows say so, and the next call gets a fresh one."""
+    with running_platform() as platform:
+        make = "from tests import factories; print('token', factories.acme().minted.value)"
+        token = platform.manage("shell", "-c", make).split("token ")[1].strip()
+        assert asyncio.run(shell(platform, token, "echo 1 > kept; cat kept")) == "1"
+        (sandboxd,) = processes_named(platform.process.pid, "lens-sandboxd")
+        inside = children(sandboxd)
+        assert len(inside) >= 4
+        os.kill(sandboxd, signal.SIGKILL)
+        assert gone([sandboxd, *inside], 5)
+        assert asyncio.run(shell(platform, token, "cat kept 2>/dev/null || echo new")) == "new"
+        assert httpx.get(f"{platform.url}/readyz").json()["checks"]["SandboxHost"] == "ok"
+        assert "it ended (signal 9); it is started anew in 0.2 s" in platform.output()
+        wait_for(platform, "the sandbox service was started anew")
+        look = (
+            "from apps.sandboxes.models import Sandbox; from apps.audit.models import AuditEvent;"
+            "print('rows', sorted(Sandbox.objects.values_list('state', 'failure')),"
+            " AuditEvent.objects.filter(action='sandbox_service.restart').count())"
+        )
+        told = platform.manage("shell", "-c", look).split("rows ")[1].strip()
+        assert "('failed', 'sandbox_lost')" in told
+        assert told.endswith("] 1")
+
+        (keeper,) = processes_named(platform.process.pid, "lens-keeper")
+        os.kill(keeper, signal.SIGKILL)
+        deadline = time.monotonic() + 5
+        while httpx.get(f"{platform.url}/readyz").status_code == 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        checks = httpx.get(f"{platform.url}/readyz").json()["checks"]
+        assert checks["SandboxHost"] == "not running"
+
+
+def wait_for(platform: RunningPlatform, text: str) -> None:
+    """Until the platform has said it."""
+    deadline = time.monotonic() + 20
+    while text not in platform.output():
+        assert time.monotonic() < deadline, platform.output()
+        time.sleep(0.1)

@@ -51,13 +51,19 @@ class Box:
 
     used: float | None = None
     quiet_ms: int | None = None
+    over: str = ""
 
     def use(self) -> dict[str, Any]:
         """As the real one tells it; a test may set `quiet_ms` for it."""
         quiet = self.quiet_ms
         if quiet is None and self.used is not None:
             quiet = int((time.monotonic() - self.used) * 1000)
-        return {"state": "ready", "jobs": len(self.running), "quiet_ms": quiet}
+        return {
+            "state": "failed" if self.over else "ready",
+            "reason": self.over,
+            "jobs": len(self.running),
+            "quiet_ms": quiet,
+        }
 
     def kill(self) -> None:
         for process in list(self.running):
@@ -136,6 +142,8 @@ class SandboxdTwin:
         box = self.boxes.get(parts[2])
         if method == "DELETE":
             return self._delete(parts[2])
+        if box is not None and box.over and method == "POST":
+            raise RefusedError(409, "sandbox_over", f"the sandbox is over: {box.over}")
         if box is None:
             raise RefusedError(404, "sandbox_not_found", "no such sandbox")
         try:

@@ -56,6 +56,7 @@ class OrganizationAdmin(OrgModelAdmin):
                 "fields": (
                     ("sandbox_idle_minutes", "sandbox_max_age_hours"),
                     ("sandboxes_per_principal", "sandboxes_total"),
+                    "allow_degraded",
                 )
             },
         ),

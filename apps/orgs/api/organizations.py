@@ -23,7 +23,15 @@ class OrganizationOut(serializers.ModelSerializer[Organization]):
 
     class Meta:
         model = Organization
-        fields = ("id", "slug", "name", "time_zone", "created_at", "updated_at")
+        fields = (
+            "id",
+            "slug",
+            "name",
+            "time_zone",
+            "allow_degraded",
+            "created_at",
+            "updated_at",
+        )
         read_only_fields = fields
 
 
@@ -33,6 +41,11 @@ class OrganizationChange(Strict):
     name = Text(max_length=200, required=False)
     time_zone = Text(
         max_length=64, required=False, help_text="A name such as Europe/Berlin, or UTC."
+    )
+    allow_degraded = serializers.BooleanField(
+        required=False,
+        help_text="Whether sandboxes may be held by Landlock and seccomp alone, on a host that "
+        "offers nothing better. Switching it off ends those that run.",
     )
 
 

@@ -42,6 +42,7 @@ def organization_update(
     sandbox_max_age_hours: int | None = None,
     sandboxes_per_principal: int | None = None,
     sandboxes_total: int | None = None,
+    allow_degraded: bool | None = None,
     manual_days: int | None = None,
     break_glass_consent: bool | None = None,
     actor: Actor,
@@ -49,7 +50,7 @@ def organization_update(
     """Change what is given; None keeps. The slug never changes: addresses contain it.
 
     New limits of sandboxes hold within a minute, also for those that run; a lower number of them
-    ends none.
+    ends none. Degraded ones that are not allowed any more are ended at once.
     """
     require(actor, "organization.update", org)
     org = rows.locked(org)
@@ -62,6 +63,7 @@ def organization_update(
         sandbox_max_age_hours=sandbox_max_age_hours,
         sandboxes_per_principal=sandboxes_per_principal,
         sandboxes_total=sandboxes_total,
+        allow_degraded=allow_degraded,
         manual_days=manual_days,
         break_glass_consent=break_glass_consent,
     )

@@ -19,7 +19,7 @@ from apps.orgs.access import require
 from apps.orgs.trail import note
 from apps.orgs.types import SYSTEM
 from apps.policies.checks import check_document
-from apps.policies.documents import document_of, outline
+from apps.policies.documents import document_of, ids_of, outline
 from apps.policies.documents_io import from_obj, to_obj, with_ids
 from apps.policies.events import PolicyAction
 from apps.policies.models import Policy, PolicyKind, PolicyVersion
@@ -166,7 +166,7 @@ def _update(org: Organization, policy: Policy, document: PolicyDocument, save: _
     if changes:
         _keep_first(policy)
         rows.update(policy, {**_columns(document), "version": policy.version + 1})
-        write_rules(policy, document)
+        write_rules(policy, document, ids_of(document) if save.restored else frozenset())
         _keep(policy, save)
         action = PolicyAction.UPDATE if save.restored is None else PolicyAction.ROLLBACK
         told = _told(found, save)

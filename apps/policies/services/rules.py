@@ -25,9 +25,14 @@ if TYPE_CHECKING:
     RowType = TypeVar("RowType", bound=TenantRow)
 
 
-def write_rules(policy: Policy, document: PolicyDocument) -> None:
-    """Replace the rules. A rule that says whose it was keeps its id."""
-    kept = _Ids(policy)
+def write_rules(
+    policy: Policy, document: PolicyDocument, known: frozenset[uuid.UUID] = frozenset()
+) -> None:
+    """Replace the rules. A rule that says whose it was keeps its id.
+
+    `known` are ids of rules that the policy had once: those of a version that comes back.
+    """
+    kept = _Ids(policy, known)
     for owned in (policy.domain_rules, policy.tool_rules, policy.bindings, policy.tests):
         owned.all().delete()
     domains, https = _domain_rows(policy, document, kept)
@@ -41,8 +46,9 @@ def write_rules(policy: Policy, document: PolicyDocument) -> None:
 class _Ids:
     """The ids of a policy's rules, each to be given out once; anything else gets a new id."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, known: frozenset[uuid.UUID]) -> None:
         self._free: set[uuid.UUID] = {
+            *known,
             *policy.domain_rules.values_list("pk", flat=True),
             *policy.tool_rules.values_list("pk", flat=True),
             *policy.bindings.values_list("pk", flat=True),

@@ -69,9 +69,15 @@ class Record:
 
 
 class Auditor:
-    """Writes records as events of one sandbox."""
+    """Writes records as events of one sandbox; `notes` go into the metadata of each."""
 
-    def __init__(self, sink: Sink, sandbox_id: str, identity: Mapping[str, object]) -> None:
+    def __init__(
+        self,
+        sink: Sink,
+        sandbox_id: str,
+        identity: Mapping[str, object],
+        notes: Mapping[str, str] | None = None,
+    ) -> None:
         self._sink = sink
         self._base = {
             **_COLUMNS,
@@ -80,7 +86,7 @@ class Auditor:
             "action": ACTION,
             "resource_type": "url",
         }
-        self._sandbox_id = sandbox_id
+        self._about = {"sandbox": sandbox_id, **(notes or {})}
 
     def emit(self, record: Record) -> None:
         """Emit one record."""
@@ -94,7 +100,7 @@ class Auditor:
             "bytes_out": record.bytes_out,
             "rule": record.rule,
             "layer": record.layer,
-            "sandbox": self._sandbox_id,
+            **self._about,
             **record.detail,
         }
         if record.credential:

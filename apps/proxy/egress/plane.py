@@ -43,7 +43,7 @@ class Plane:
             authority=CertificateAuthority(leaves=config.limits.leaves),
             broker=Broker(config),
             dialer=Dialer(config, resolve, turn),
-            auditor=Auditor(sink, config.sandbox_id, config.identity),
+            auditor=Auditor(sink, config.sandbox_id, config.identity, config.notes),
             lines=Lines(config.limits.connections),
             turn=turn,
         )

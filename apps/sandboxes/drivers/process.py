@@ -33,6 +33,7 @@ class ProcessDriver:
                 "identity": spec.identity,
                 "env": {},
                 "limits": {},
+                "allow_degraded": spec.allow_degraded,
             }
         )
         return Built(isolation=str(reply["isolation"]), report=list(reply["report"]))

@@ -92,6 +92,13 @@ class Manager:
             raise absent(sandbox_id)
         return sandbox
 
+    def running(self, sandbox_id: str) -> Sandbox:
+        """Raises NotFound `sandbox_not_found`, Conflict `sandbox_over`: then nothing was begun."""
+        sandbox = self.get(sandbox_id)
+        if sandbox.failure:
+            raise Conflict(f"the sandbox is over: {sandbox.failure}", code="sandbox_over")
+        return sandbox
+
     def delete(self, sandbox_id: str) -> bool:
         """End and remove it; false when there is none."""
         with self._lock:

@@ -134,6 +134,7 @@ def use_of(sandbox: Sandbox) -> dict[str, Any]:
     quiet = sandbox.quiet_seconds()
     return {
         "state": sandbox.state,
+        "reason": sandbox.failure,
         "jobs": sandbox.jobs,
         "quiet_ms": None if quiet is None else int(quiet * 1000),
     }
@@ -183,7 +184,7 @@ def cut(manager: Manager, call: Call) -> dict[str, Any]:
 
 def execute(manager: Manager, call: Call) -> dict[str, Any]:
     """POST /v1/sandboxes/{id}/exec."""
-    sandbox, body = manager.get(call.id), call.body
+    sandbox, body = manager.running(call.id), call.body
     limits = sandbox.limits
     timeout = number(body, "timeout_ms", _DEFAULT_TIMEOUT_MS, low=1, high=limits.exec_timeout_ms)
     request = {
@@ -250,7 +251,7 @@ def _inside(
 
 def read_file(manager: Manager, call: Call) -> dict[str, Any]:
     """POST /v1/sandboxes/{id}/files/read: `path`, `offset`, `limit`."""
-    sandbox = manager.get(call.id)
+    sandbox = manager.running(call.id)
     most = sandbox.limits.file_bytes
     limit = number(call.body, "limit", most, low=0, high=most)
     request = {
@@ -265,7 +266,7 @@ def read_file(manager: Manager, call: Call) -> dict[str, Any]:
 
 def write_file(manager: Manager, call: Call) -> dict[str, Any]:
     """POST /v1/sandboxes/{id}/files/write: `path`, `content`, `mode`, `parents`."""
-    sandbox = manager.get(call.id)
+    sandbox = manager.running(call.id)
     mode = text(call.body, "mode", "overwrite")
     if mode not in _FILE_MODES:
         raise Invalid(f"mode must be one of {', '.join(_FILE_MODES)}", field="mode")
@@ -283,7 +284,7 @@ def write_file(manager: Manager, call: Call) -> dict[str, Any]:
 
 def list_files(manager: Manager, call: Call) -> dict[str, Any]:
     """POST /v1/sandboxes/{id}/files/list: `path`, `limit`."""
-    sandbox = manager.get(call.id)
+    sandbox = manager.running(call.id)
     request = {
         "path": text(call.body, "path", env.WORKSPACE, most=_MAX_PATH),
         "limit": number(call.body, "limit", 1000, low=1, high=10_000),
@@ -294,7 +295,7 @@ def list_files(manager: Manager, call: Call) -> dict[str, Any]:
 
 def fetch(manager: Manager, call: Call) -> dict[str, Any]:
     """POST /v1/sandboxes/{id}/fetch: one request through the proxy, no redirect followed."""
-    sandbox, body = manager.get(call.id), call.body
+    sandbox, body = manager.running(call.id), call.body
     most = sandbox.limits.fetch_bytes
     timeout = number(body, "timeout_ms", _DEFAULT_TIMEOUT_MS, low=1, high=300_000) / 1000
     limit = number(body, "max_bytes", min(most, 1 << 20), low=0, high=most)

@@ -16,6 +16,7 @@ import contextlib
 import os
 import signal
 import socket
+import stat
 import sys
 import threading
 from pathlib import Path
@@ -25,12 +26,18 @@ from apps.sandboxes.harness.api import Server
 from apps.sandboxes.harness.config import Config, ConfigError
 from apps.sandboxes.harness.manager import Manager, complain
 
-_BAD_CONFIG = 2
+BAD_CONFIG = 2
 _SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
 
 
 def main() -> int:
     """Run until told to stop. 2: the configuration is wrong, and the message names the field."""
+    settings = configured()
+    return BAD_CONFIG if settings is None else begin(settings)
+
+
+def configured() -> Config | None:
+    """What the arguments say, in a process that has let go of all that it inherited."""
     parser = argparse.ArgumentParser(description="Builds and runs the sandboxes of this host.")
     parser.add_argument("--config", required=True, type=Path, help="see docs/sandbox.md")
     path = parser.parse_args().config
@@ -38,11 +45,19 @@ def main() -> int:
     config.clean_environment()
     os.umask(0o077)
     try:
-        settings = config.load(path)
+        return config.load(path)
+    except ConfigError as error:
+        complain(f"configuration: {error}")
+        return None
+
+
+def begin(settings: Config) -> int:
+    """Prepare, then serve."""
+    try:
         prepare_folders(settings)
     except ConfigError as error:
         complain(f"configuration: {error}")
-        return _BAD_CONFIG
+        return BAD_CONFIG
     return serve(settings)
 
 
@@ -106,10 +121,23 @@ def serve(settings: Config) -> int:
 
 
 def open_to_control_plane(settings: Config) -> None:
-    """The socket was made for our user alone; the control plane's may use it too."""
-    if os.geteuid() == 0:
-        os.chown(settings.socket, settings.control_uid, settings.control_gid)
-    settings.socket.chmod(0o600)
+    """The socket was made for our user alone; the control plane's may use it too.
+
+    At a later start its folder is the control plane's, who could put another file in its place: we
+    are root, so we give away nothing but a socket of ours that goes by no other name.
+    """
+    place = os.open(settings.socket, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        status = os.fstat(place)
+        if not stat.S_ISSOCK(status.st_mode) or status.st_uid != os.geteuid():
+            raise OSError("the socket was replaced while it was made")
+        if status.st_nlink != 1:
+            raise OSError("the socket has another name, too")
+        if os.geteuid() == 0:
+            os.chown(f"/proc/self/fd/{place}", settings.control_uid, settings.control_gid)
+        Path(f"/proc/self/fd/{place}").chmod(0o600)
+    finally:
+        os.close(place)
 
 
 def wait(*servers: int) -> int:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from apps.common.errors import Invalid, LensError, Unavailable
 from apps.common.frames import FrameError, recv_frame, send_frame
 from apps.sandboxes.harness import init, ipc, modes, rootfs, runner
-from apps.sandboxes.harness.config import NAMESPACE
+from apps.sandboxes.harness.config import DEGRADED, NAMESPACE
 from apps.sandboxes.harness.sandbox import (
     Process,
     Sandbox,
@@ -203,6 +203,7 @@ class Spawner:
             "broker_socket": str(config.broker_socket),
             "spool_dir": sandbox.spool,
             "identity": wanted.identity,
+            "notes": {"isolation": self.mode} if self.mode == DEGRADED else {},
             "address_map": dict(config.address_map),
             "upstream_ca_file": str(upstream) if upstream else None,
             "explain_url": config.explain_url,

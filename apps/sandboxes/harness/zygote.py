@@ -95,6 +95,7 @@ def egress_config(values: dict[str, Any]) -> Any:
         broker_socket=Path(values["broker_socket"]),
         spool_dir=Path(values["spool_dir"]),
         identity=values["identity"],
+        notes=values["notes"],
         address_map=mapped,
         upstream_ca_file=Path(upstream) if upstream else None,
         explain_url=values["explain_url"],

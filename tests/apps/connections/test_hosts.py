@@ -56,6 +56,17 @@ def test_every_shared_domain_is_refused_as_wildcard(domain: str) -> None:
     assert not accepted(f"*.{domain}:8443")
 
 
+@pytest.mark.parametrize("domain", ["amazonaws.com", "amazonaws.com.cn", "api.aws"])
+def test_no_static_secret_for_aws(domain: str) -> None:
+    """Whatever way it is written, with the reason."""
+    for text in ("{}", "s3.{}", "S3.{}", "s3.{}.", "s3.{}:443", "*.{}", "*.s3.{}", "*.{}:8443"):
+        with pytest.raises(Invalid, match="AWS itself takes signed requests only") as refused:
+            checked_hosts(["api.example.com", text.format(domain)], static=True)
+        assert refused.value.field == "allowed_hosts[1]"
+    for text in ("{}.example.com", "not{}"):
+        assert accepted(text.format(domain))
+
+
 def test_a_kind_that_signs_may_go_where_strangers_are() -> None:
     """A signature is good for one request to one host: nobody can use it again."""
     assert checked_hosts(["*.amazonaws.com"], static=False) == ["*.amazonaws.com"]

@@ -75,6 +75,16 @@ async def test_a_call_waits_for_a_service_that_is_just_started_anew(edge: Edge) 
     assert sorted(await in_thread(_states)) == [("failed", "sandbox_lost"), ("ready", "")]
 
 
+async def test_a_sandbox_whose_proxy_ended_is_replaced_at_the_next_call(edge: Edge) -> None:
+    async with edge.client() as client:
+        await called(client, "shell_exec", command="echo 1 > here")
+        [box] = edge.twin.boxes.values()
+        box.over = "proxy_ended"
+        reply = await called(client, "shell_exec", command="cat here 2>/dev/null || echo fresh")
+        assert reply["stdout"] == "fresh\n"
+    assert sorted(await in_thread(_states)) == [("failed", "sandbox_lost"), ("ready", "")]
+
+
 def until_running(edge: Edge) -> None:
     deadline = time.monotonic() + 10
     while not any(box.running for box in list(edge.twin.boxes.values())):

@@ -25,7 +25,7 @@ from apps.policies.models import Policy
 from apps.policies.services import policy_delete, policy_save
 from apps.policies.types import Action, ConnectRequest, HttpRequest, LayerKind, ToolRequest
 from tests import factories
-from tests.apps.policies.test_services import full_document
+from tests.apps.policies.support import full_document
 
 if TYPE_CHECKING:
     from apps.policies.types import Bundle, Decision

@@ -53,6 +53,14 @@ class TestBindings:
         error = self.refused(acme, BindingDoc(acme.credential, "example.com"))
         assert "`api.github.com`" in error.message
 
+    @pytest.mark.parametrize("pattern", ["s3.amazonaws.com", "*.amazonaws.com", "s3.api.aws:443"])
+    def test_no_static_secret_for_aws(self, pattern: str, acme: World) -> None:
+        """Also where the credential was saved before its hosts were held to this."""
+        type(acme.credential).objects.update(allowed_hosts=["*.amazonaws.com", "*.api.aws"])
+        error = self.refused(acme, BindingDoc(acme.credential, pattern))
+        assert error.field == "bindings[0].pattern"
+        assert "signed requests only" in error.message
+
     def test_outside_its_teams(self, acme: World) -> None:
         connections.credential_update(
             acme.credential, allowed_teams=[acme.other_team], actor=acme.admin

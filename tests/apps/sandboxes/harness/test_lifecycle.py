@@ -193,7 +193,10 @@ def test_a_sandbox_without_its_init_or_proxy_is_over(daemon: Daemon, which: int)
     assert box.show()["reason"] == ("init_ended", "proxy_ended")[which]
     assert until(lambda: not alive(pair[0]) and not alive(pair[1]))
     status, answer = box.post("exec", command="true")
-    assert (status, answer["error"]) == (409, "sandbox_stopped")
+    assert (status, answer["error"]) == (409, "sandbox_over")  # nothing was begun
+    assert box.post("files/list")[1]["error"] == "sandbox_over"
+    use = daemon.call("GET", "/v1/activity")[1]["sandboxes"][box.id]
+    assert (use["state"], use["reason"]) == ("failed", box.show()["reason"])
     assert daemon.call("PUT", f"/v1/sandboxes/{box.id}/bundle", bundle(2))[0] == 409
     box.delete()
     assert daemon.call("GET", f"/v1/sandboxes/{box.id}")[0] == 404
@@ -274,7 +277,7 @@ def test_activity_tells_who_is_in_use(daemon: Daemon, fresh: Box) -> None:
         found: dict[str, Any] = answer["sandboxes"][fresh.id]
         return found
 
-    assert seen() == {"state": "ready", "jobs": 0, "quiet_ms": None}
+    assert seen() == {"state": "ready", "reason": "", "jobs": 0, "quiet_ms": None}
     thread = threading.Thread(target=lambda: fresh.run("sleep 1"))
     thread.start()
     assert until(lambda: seen()["jobs"] == 1)
