@@ -20,6 +20,7 @@ from apps.orgs.selectors import projects_visible, teams_visible
 from apps.policies import services
 from apps.policies.api_shapes import (
     DOCUMENT,
+    DRAFT,
     AnswersOut,
     DiffOut,
     PolicyOut,
@@ -140,7 +141,7 @@ class PoliciesApi(Listed, Shown, Created, Deleted):
     serializer_class = PolicyWithDocument
     filters = PolicyFilters
     inputs = {"rollback": Rollback, "simulate": Simulation}
-    documents = dict.fromkeys(TAKES_DOCUMENT, DOCUMENT)
+    documents = {**dict.fromkeys(TAKES_DOCUMENT, DOCUMENT), "validate": DRAFT}
     asks = {"create": Why, "update": Why, "apply": Apply, "changes": Versions}
     outputs = {
         "list": PolicyOut,

@@ -13,6 +13,8 @@ from apps.policies.models import Policy, PolicyVersion
 from apps.policies.schema import SCHEMA
 
 DOCUMENT = {"$ref": "#/components/schemas/PolicyDocument"}
+# What is to be checked need not be right.
+DRAFT = {"type": "object", "description": "A policy document, or what shall become one."}
 FIELDS = ("id", "kind", "team", "agent", "name", "version", "created_at", "updated_at")
 
 
@@ -26,6 +28,11 @@ def add_document(
     plain = {key: value for key, value in SCHEMA.items() if not key.startswith("$")}
     result["components"]["schemas"]["PolicyDocument"] = plain
     return result
+
+
+@extend_schema_field(DOCUMENT)
+class DocumentField(serializers.DictField):
+    """A stored document, as it is."""
 
 
 class PolicyOut(serializers.ModelSerializer[Policy]):
@@ -90,7 +97,7 @@ class VersionOut(serializers.ModelSerializer[PolicyVersion]):
 class VersionWithDocument(VersionOut):
     """A version of a policy. Its rules carry the ids under which the audit trail names them."""
 
-    document = extend_schema_field(DOCUMENT)(serializers.DictField)(read_only=True)
+    document = DocumentField(read_only=True)
 
     class Meta:
         model = PolicyVersion

@@ -43,8 +43,8 @@ class Caller:
 
 def caller_of(request: HttpRequest) -> Caller:
     """Who calls. Raises Unauthenticated (401), Denied (403: CSRF) or Unavailable (503)."""
-    header = request.headers.get("Authorization", "")
-    if header:
+    header = request.headers.get("Authorization")
+    if header is not None:
         return _by_token(header)
     actor = getattr(request, "actor", None)
     if actor is None or actor.org_id is None:

@@ -29,6 +29,8 @@ class MembershipOut(serializers.ModelSerializer[Membership]):
     """A person in the organization."""
 
     user = PersonOut(read_only=True)
+    manual_role = serializers.CharField(read_only=True, help_text="Empty: none by hand.")
+    group_role = serializers.CharField(read_only=True, help_text="Empty: none from groups.")
     teams = serializers.SerializerMethodField(help_text="Ids of teams that still exist.")
 
     class Meta:
