@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from apps.common.errors import Invalid
 from apps.common.registry import Registry
+from apps.policies.core.builtin import INSIDE_NAME
 
 if TYPE_CHECKING:
     import uuid
@@ -26,6 +27,12 @@ class Spec:
     bundle: dict[str, Any]
     identity: dict[str, Any]
     allow_degraded: bool = False
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What every command finds beside the harness's own variables: where the platform is."""
+        project = self.identity.get("project_slug")
+        return {"LENS_MCP_URL": f"https://{INSIDE_NAME}/mcp/p/{project}"} if project else {}
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,12 @@ from django.db import transaction
 from apps.audit.models import Result, Surface
 from apps.audit.services import record
 from apps.common import clock, rows
-from apps.common.errors import NotFound, RateLimited
+from apps.common.errors import Denied, NotFound, RateLimited
 from apps.jobs.services import enqueue
 from apps.orgs import revision
 from apps.orgs.access import require
 from apps.orgs.models import Organization
+from apps.orgs.types import PrincipalKind
 from apps.sandboxes.events import SandboxAction
 from apps.sandboxes.models import LIVE_STATES, Sandbox, SandboxState
 
@@ -69,6 +70,9 @@ def sandbox_for(
     principal's team has no grant on the project; RateLimited `sandbox_limit` when the principal or
     the organization has as many sandboxes as it may.
     """
+    if principal.kind is PrincipalKind.SANDBOX:
+        text = "What runs in a sandbox is given no other one."
+        raise Denied(text, code="sandbox_in_sandbox")
     grant = next((grant for grant in principal.grants if grant.project_id == project_id), None)
     if grant is None:
         raise NotFound("There is no such project.", code="project_not_found")

@@ -149,8 +149,9 @@ class UpstreamTwin:
     ) -> None:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         self.listener = listener or socket.create_server((address, 0), family=family, backlog=128)
+        named = self.listener.getsockname()
+        self.port: int = named[1] if isinstance(named, tuple) else 0  # a Unix socket has a path
         self.address = address
-        self.port: int = self.listener.getsockname()[1]
         self.seen: list[Seen] = []
         self.opened = 0
         self.raw = bytearray()
@@ -200,7 +201,8 @@ class UpstreamTwin:
 
     def _serve(self, conn: socket.socket, number: int) -> None:
         sock, seen, raw = conn, self.seen, self.raw
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
             if self._context is not None:
                 sock.settimeout(20)

@@ -31,7 +31,7 @@ class ProcessDriver:
                 "token": spec.token,
                 "bundle": spec.bundle,
                 "identity": spec.identity,
-                "env": {},
+                "env": spec.environment,
                 "limits": {},
                 "allow_degraded": spec.allow_degraded,
             }

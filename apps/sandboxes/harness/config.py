@@ -90,6 +90,7 @@ class Config:
     socket: Path
     spool_root: Path
     broker_socket: Path
+    platform_socket: Path | None = None
     control_uid: int = 0
     control_gid: int = 0
     sandbox_uid_base: int = 200_000
@@ -225,6 +226,7 @@ _READERS: Mapping[str, Any] = {
     "socket": _path,
     "spool_root": _path,
     "broker_socket": _path,
+    "platform_socket": _optional_path,
     "control_uid": _number(0, _MAX_UID),
     "control_gid": _number(0, _MAX_UID),
     "sandbox_uid_base": _number(1000, _MAX_UID - 65_536),

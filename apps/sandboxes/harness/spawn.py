@@ -205,6 +205,7 @@ class Spawner:
             "sandbox_id": sandbox.id,
             "sandbox_token": wanted.token,
             "broker_socket": str(config.broker_socket),
+            "platform_socket": str(config.platform_socket) if config.platform_socket else None,
             "spool_dir": sandbox.spool,
             "identity": wanted.identity,
             "notes": {"isolation": self.mode} if self.mode == DEGRADED else {},

@@ -87,12 +87,13 @@ def egress_config(values: dict[str, Any]) -> Any:
     """The proxy's own configuration type, from JSON values."""
     from apps.proxy.egress.config import EgressConfig  # noqa: PLC0415 loaded by `prepare`
 
-    upstream = values["upstream_ca_file"]
+    upstream, platform = values["upstream_ca_file"], values["platform_socket"]
     mapped = {host: (address, port) for host, (address, port) in values["address_map"].items()}
     return EgressConfig(
         sandbox_id=values["sandbox_id"],
         sandbox_token=values["sandbox_token"],
         broker_socket=Path(values["broker_socket"]),
+        platform_socket=Path(platform) if platform else None,
         spool_dir=Path(values["spool_dir"]),
         identity=values["identity"],
         notes=values["notes"],
