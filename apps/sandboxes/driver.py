@@ -45,11 +45,15 @@ class Built:
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """How a sandbox is used now: calls that run in it, and for how long none has (None: never)."""
+    """How a sandbox is used now: calls that run in it, and for how long none has (None: never).
+
+    `reason` is why a failed one is over.
+    """
 
     state: str
     jobs: int = 0
     quiet: timedelta | None = None
+    reason: str = ""
 
     @property
     def ever(self) -> bool:

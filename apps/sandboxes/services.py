@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 RETRY_AFTER = timedelta(seconds=5)
 LOST = "sandbox_lost"
 LIMIT = "sandbox_limit"
+UNKNOWN = "The sandbox service was restarted and does not know this sandbox."
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +103,11 @@ def sandbox_stop(sandbox: Sandbox, *, reason: str, actor: Actor) -> Sandbox:
 
 
 @transaction.atomic
-def sandbox_lost(sandbox_id: uuid.UUID, *, actor: Actor) -> None:
-    """Mark failed what the sandbox service does not know any more, so that a fresh one can come."""
+def sandbox_lost(sandbox_id: uuid.UUID, *, reason: str = UNKNOWN, actor: Actor) -> None:
+    """Mark failed what does not run any more without anybody's doing, so that a fresh one can
+    come."""
     row = Sandbox.objects.filter(pk=sandbox_id).first()
     if row:
-        reason = "The sandbox service was restarted and does not know this sandbox."
         end(row, SandboxState.FAILED, reason=reason, actor=actor, failure=LOST)
 
 

@@ -59,5 +59,6 @@ def _use(use: dict[str, Any]) -> Use:
     return Use(
         state=str(use["state"]),
         jobs=int(use["jobs"]),
+        reason=str(use["reason"]),
         quiet=None if quiet is None else timedelta(milliseconds=quiet),
     )
