@@ -379,16 +379,18 @@ def _packed(seen: Seen, rest: str) -> Iterator[bytes]:
     raw = zlib.compressobj(wbits=-15)
     packed = {
         "gzip": gzip.compress(text),
+        "part": gzip.compress(text),
         "deflate": zlib.compress(text),
         "raw": raw.compress(text) + raw.flush(),
         "cut": gzip.compress(text * 2000)[:-5],
         "bomb": gzip.compress(b"\0" * 30_000_000) if rest == "bomb" else b"",
         "lie": b"not compressed at all",
     }.get(rest, b"x")
-    coding = {"raw": "deflate", "cut": "gzip", "bomb": "GZIP", "lie": "gzip"}.get(
+    coding = {"raw": "deflate", "cut": "gzip", "bomb": "GZIP", "lie": "gzip", "part": "gzip"}.get(
         rest, rest.replace("%20", " ")
     )
-    yield f"HTTP/1.1 200 OK\r\nContent-Encoding: {coding}\r\nContent-MD5: x\r\n".encode()
+    status = 206 if rest == "part" else 200
+    yield f"HTTP/1.1 {status} OK\r\nContent-Encoding: {coding}\r\nContent-MD5: x\r\n".encode()
     yield b"Transfer-Encoding: chunked\r\n\r\n"
     step = 1 if len(packed) < 1000 else 5000
     for at in range(0, len(packed), step):
