@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from apps.common.errors import Invalid, LensError, Unavailable
 from apps.common.frames import FrameError, recv_frame, send_frame
-from apps.sandboxes.harness import init, ipc, modes, rootfs, runner
+from apps.sandboxes.harness import init, ipc, modes, proxy_cage, rootfs, runner
 from apps.sandboxes.harness.config import DEGRADED, NAMESPACE
 from apps.sandboxes.harness.sandbox import (
     Process,
@@ -120,7 +120,8 @@ class Spawner:
         )
         try:
             self._build(sandbox, wanted)
-            sandbox.report = [*selftest(sandbox), *modes.not_given(self, sandbox)]
+            confined = self._proxy_confined(sandbox)
+            sandbox.report = [*selftest(sandbox), confined, *modes.not_given(self, sandbox)]
             sandbox.accepted(wanted.bundle)
         except (SpawnError, ipc.IpcError, OSError) as error:
             self.discard(sandbox)
@@ -138,6 +139,16 @@ class Spawner:
         """End a sandbox and hand its audit folder over."""
         sandbox.stop()
         hand_over_spool(sandbox.spool, self.config.control_uid, self.config.control_gid)
+
+    def _proxy_confined(self, sandbox: Sandbox) -> dict[str, Any]:
+        """What the kernel says of the proxy, for the report. Raises Unavailable."""
+        if sandbox.proxy is None:
+            raise sandbox.gone()
+        line = proxy_cage.probe(sandbox.proxy.pid, root=not self.rootless)
+        if not line["ok"]:
+            message = f"the sandbox's proxy is not confined: {line['detail']}"
+            raise Unavailable(message, code="selftest_failed")
+        return line
 
     def _build(self, sandbox: Sandbox, wanted: Wanted) -> None:
         with self._begin_proxy(sandbox, wanted) as proxy:

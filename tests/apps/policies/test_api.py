@@ -165,7 +165,10 @@ def test_versions_are_kept_compared_and_brought_back(acme: World, admin: Api) ->
     assert [(one["op"], one["section"]) for one in compared["changes"]] == [("added", "tools")]
     assert admin.post("/policies/apply?reason=No%20shells", narrower).status_code == 200
     listed = read(admin.get(f"{path}/versions"))
-    assert [(one["number"], one["reason"]) for one in listed["items"]] == [(2, "No shells"), (1, "")]
+    assert [(one["number"], one["reason"]) for one in listed["items"]] == [
+        (2, "No shells"),
+        (1, ""),
+    ]
     assert "document" not in listed["items"][0]
     assert read(admin.get(f"{path}/versions?limit=1"))["next"]
     old = load_yaml(admin.get(f"{path}/versions/1", accept=YAML).content.decode())
