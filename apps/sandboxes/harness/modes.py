@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import errno
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,7 +100,7 @@ def furnish(spawner: Spawner, sandbox: Sandbox) -> dict[str, Any]:
 def _spec(spawner: Spawner, sandbox: Sandbox) -> shared.Spec:
     config, limits, slot = spawner.config, sandbox.limits, sandbox.slot
     return shared.Spec(
-        home=str(config.homes / sandbox.id),
+        home=str(config.home_root / sandbox.id),
         uid=os.geteuid() if spawner.rootless else config.sandbox_uid_base + slot,
         gid=os.getegid() if spawner.rootless else config.sandbox_uid_base + slot,
         proxy_uid=spawner.proxy_ids(slot)[0],
@@ -159,14 +160,27 @@ def peer(spawner: Spawner, slot: int) -> int | None:
 def prepare_homes(config: Config) -> None:
     """The folder of the folders, which each sandbox's user can pass and none can list.
 
-    Raises OSError, also for a folder above that they cannot pass.
+    Raises OSError, also for a folder above that they cannot pass or that others could replace: as
+    root we would then make and give away what a link of theirs points to.
     """
-    config.homes.mkdir(exist_ok=True)
-    config.homes.chmod(0o711)
-    for folder in config.homes.parents if os.geteuid() == 0 else ():
-        if not folder.stat().st_mode & 0o001:
-            told = f"other users cannot pass {folder}; chmod o+x {folder}"
-            raise OSError(errno.EACCES, told)
+    _make(config.home_root)
+    ours, root = {0, os.geteuid()}, os.geteuid() == 0
+    for folder in (config.home_root, *config.home_root.parents):
+        found = folder.lstat()
+        writable = found.st_mode & 0o022 and not found.st_mode & stat.S_ISVTX
+        if not stat.S_ISDIR(found.st_mode) or (root and (found.st_uid not in ours or writable)):
+            raise OSError(errno.EPERM, f"others could put something in place of {folder}")
+        if root and not found.st_mode & 0o001 and folder != config.home_root:
+            raise OSError(errno.EACCES, f"other users cannot pass {folder}; chmod o+x {folder}")
+    config.home_root.chmod(0o711)
+
+
+def _make(folder: Path) -> None:
+    """The folder and what is missing above it, whatever our umask."""
+    if not folder.exists():
+        _make(folder.parent)
+        folder.mkdir()
+        folder.chmod(0o711)
 
 
 def chosen(spawner: Spawner, mode: str) -> Spawner:
@@ -185,7 +199,7 @@ def remove_leftovers(spawner: Spawner) -> int:
     """
     count = 0
     with contextlib.suppress(FileNotFoundError):
-        for home in spawner.config.homes.iterdir():
+        for home in spawner.config.home_root.iterdir():
             owner = (home / "workspace").lstat()
             if _is_ours(spawner, owner.st_uid):
                 spec = _left(spawner, home, owner)

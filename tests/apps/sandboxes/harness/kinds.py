@@ -76,13 +76,14 @@ def run(
         require_rules_program(backend)
         launched = f"{launched}:{backend}"
     if kind.rootless:
-        own = {"control_uid": launch.USER, "control_gid": launch.USER}
+        own: dict[str, Any] = {"control_uid": launch.USER, "control_gid": launch.USER}
         for place in (folder, folder / "run"):
             place.mkdir(exist_ok=True)
             os.chown(place, launch.USER, launch.USER)
     else:
         user = _FIRST_USER + number * 2 * _SLOTS
         own = {"sandbox_uid_base": user, "proxy_uid_base": user + _SLOTS}
+        own["homes"] = str(folder / "run" / "sandboxes")
     own["proxy_port_base"] = _FIRST_PORT + number * _SLOTS
     module = (_LAUNCH, launched) if launched else None
     values = {"mode": kind.mode, "max_sandboxes": _SLOTS, **own, **settings}

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from apps.sandboxes.harness import modes
+from apps.sandboxes.harness.config import Config
 from tests.apps.sandboxes.harness import kinds
 from tests.apps.sandboxes.harness.conftest import SECRET, Box, Daemon, bundle, start, until
 from tests.apps.sandboxes.harness.kinds import KINDS, Kind
@@ -327,6 +329,32 @@ def test_a_proxy_serves_its_sandboxs_user_alone(folder: Path) -> None:
                 assert answer.startswith(b"HTTP/1.1 403") is served
     finally:
         assert daemon.stop() == 0
+
+
+def test_folders_that_others_could_replace_are_not_used(folder: Path) -> None:
+    """Root would make, and give away, what a link there points to."""
+    theirs = folder / "theirs"
+    theirs.mkdir()
+    (theirs / "homes").mkdir()
+    (folder / "target").mkdir(mode=0o700)
+    (folder / "link").symlink_to(folder / "target")
+    for place, owner, mode in (
+        (theirs / "homes", 54_321, 0o755),
+        (theirs / "homes", 0, 0o777),
+        (folder / "link", 0, 0o755),
+    ):
+        os.chown(theirs, owner, owner)
+        theirs.chmod(mode)
+        config = Config(folder / "s", folder, folder / "b", homes=place)
+        with pytest.raises(OSError, match="others could put something in place of"):
+            modes.prepare_homes(config)
+    assert (folder / "target").stat().st_mode & 0o777 == 0o700
+    theirs.chmod(0o700)
+    with pytest.raises(OSError, match=f"chmod o.x {theirs}"):
+        modes.prepare_homes(Config(folder / "s", folder, folder / "b", homes=theirs / "homes"))
+    own = Config(folder / "s", folder, folder / "b", homes=folder / "own" / "homes")
+    modes.prepare_homes(own)
+    assert own.home_root.stat().st_mode & 0o777 == 0o711
 
 
 def test_owner_rules_that_are_not_in_force_give_no_sandbox(folder: Path) -> None:
