@@ -15,10 +15,10 @@ from tests.apps.mcp.test_isolated import (  # noqa: F401  these are fixtures
     Real,
     answered,
     daemon,
-    isolation,
     real,
     upstream,
 )
+from tests.apps.sandboxes.harness.conftest import isolation  # noqa: F401  a fixture, too
 
 if TYPE_CHECKING:
     from mcp import Client
