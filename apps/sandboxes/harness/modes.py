@@ -125,7 +125,9 @@ def not_given(spawner: Spawner, sandbox: Sandbox) -> list[dict[str, Any]]:
     if spawner.rootless:
         found.append(("user_of_its_own", _ONE_USER[spawner.mode == NAMESPACE]))
     if not spawner.groups.complete:
-        found += _WITHOUT_GROUPS
+        found.append(("memory_limit", "per process (RLIMIT_DATA), not of all together"))
+    if spawner.groups.killing is None:
+        found.append(("group_per_command", "a deadline ends all commands of the sandbox"))
     return [{"probe": n, "ok": False, "given": False, "detail": told} for n, told in found]
 
 
@@ -133,11 +135,7 @@ _SHARED = (
     ("root_of_its_own", "the container's system files can be read, names elsewhere looked up"),
     ("processes_of_its_own", "others' processes can be listed; not read, traced or signalled"),
     ("workspace_size", "a file is limited, the folder is not: limit the volume that it is on"),
-    ("loopback_of_its_own", "no server can be started inside"),
-)
-_WITHOUT_GROUPS = (
-    ("memory_limit", "per process (RLIMIT_DATA), not of all together"),
-    ("group_per_command", "a deadline ends all commands of the sandbox"),
+    ("network_of_its_own", "interfaces and connections can be listed; no server can be started"),
 )
 _ANY_ADDRESS = (
     "no packet rules, and Landlock knows no addresses: a server anywhere can be reached, past the "

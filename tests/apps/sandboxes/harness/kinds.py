@@ -63,11 +63,18 @@ KINDS = {
 
 
 def run(
-    name: str, folder: Path, *, here: bool = False, backend: str = "auto", **settings: Any
+    name: str,
+    folder: Path,
+    *,
+    here: bool = False,
+    backend: str = "auto",
+    delegated: Path | None = None,
+    **settings: Any,
 ) -> Daemon:
     """Start one; skips (or fails, where isolation is required) if this machine cannot.
 
-    A sandbox of it: `daemon.create(allow_degraded=True)`.
+    A sandbox of it: `daemon.create(allow_degraded=True)`. `delegated`: a control group of version 2
+    to make for a rootless one.
     """
     kind = KINDS[name]
     number = next(_numbers) % 15
@@ -85,6 +92,8 @@ def run(
         own = {"sandbox_uid_base": user, "proxy_uid_base": user + _SLOTS}
         own["homes"] = str(folder / "run" / "sandboxes")
     own["proxy_port_base"] = _FIRST_PORT + number * _SLOTS
+    if delegated is not None:
+        launched = f"{launched}:{delegated}"
     module = (_LAUNCH, launched) if launched else None
     values = {"mode": kind.mode, "max_sandboxes": _SLOTS, **own, **settings}
     daemon = start(folder, module=module, **values)

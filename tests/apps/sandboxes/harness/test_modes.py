@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.isolation, pytest.mark.usefixtures("isolation")]
 
-SHARED = {"root_of_its_own", "processes_of_its_own", "workspace_size", "loopback_of_its_own"}
+SHARED = {"root_of_its_own", "processes_of_its_own", "workspace_size", "network_of_its_own"}
 WITHOUT_GROUPS = {"memory_limit", "group_per_command"}
 NOT_GIVEN = {
     "namespace": set[str](),
