@@ -9,7 +9,7 @@ NAME ?=
 WORKERS ?= 2
 PYTEST_ARGS ?=
 
-.PHONY: help demo up test lint format bench attacks test-clients lock embedded dev
+.PHONY: help demo up test test-sso lint format bench attacks test-clients lock embedded dev
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 20
@@ -61,3 +61,10 @@ lock: dev ## lock every requirements file again, with hashes
 	  $(RUN)/uv pip compile -q --python-version 3.11 --generate-hashes --no-emit-index-url \
 	    --custom-compile-command "make lock" requirements/$$f.in -o requirements/$$f.txt || exit 1; \
 	done
+
+test-sso: dev ## sign in through two real OpenID providers (npm oidc-provider) in headless Chromium
+	@command -v node >/dev/null && command -v npm >/dev/null && command -v chromium >/dev/null || \
+	  { echo "test-sso is skipped: it needs node, npm and chromium"; exit 0; }; \
+	mkdir -p build/sso && cp tests/journeys/sso/package.json tests/journeys/sso/package-lock.json build/sso/ && \
+	npm ci --prefix build/sso --ignore-scripts --no-audit --no-fund --silent && \
+	$(RUN)/pytest tests/journeys/sso -q $(PYTEST_ARGS)

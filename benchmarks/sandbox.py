@@ -5,7 +5,8 @@ and memory file systems, and `true` in a shell. `bwrap` does no more than that; 
 also gets control groups, seccomp, Landlock, a self-test and an egress proxy with its own authority.
 
 - `bwrap`: start, run, end (it has no warm state);
-- `harness`: our code called in this process: create, and exec in a warm sandbox;
+- `harness`: our code called in a process of its own (`harness_host`): create, with nothing of the
+  sandbox made ahead, and exec in a warm sandbox;
 - `sandboxd`: the same asked over its socket;
 - `platform`: exec asked over MCP of a running platform, with authentication, policy and audit;
 - `first injected https`: from nothing to the answer of a request that got a credential, beside
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import platform
 import shutil
@@ -24,16 +26,12 @@ import subprocess
 import sys
 import tempfile
 import time
-import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apps.policies import codec
 from apps.policies.types import Action, Binding, Bundle, DomainRule, Injection, Layer, LayerKind
 from apps.sandboxes.client import AsyncSandboxd
-from apps.sandboxes.harness import config, env, preflight, runner
-from apps.sandboxes.harness.manager import Manager
-from apps.sandboxes.harness.spawn import Wanted
 from benchmarks import chain
 from benchmarks.report import figures, p50, p95, table
 from tests.apps.sandboxes.harness import test_lifecycle as traces
@@ -68,39 +66,46 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="lens-bench-") as name:
         folder = Path(name)
         folder.chmod(0o711)
-        # Before anything starts a thread: the harness forks its servers.
-        with harness(folder / "harness") as manager, sandboxd(folder / "daemon") as daemon:
-            told = Told(manager, daemon, SMOKE_ROUNDS if smoke else ROUNDS)
+        with harness(folder / "harness") as host, sandboxd(folder / "daemon") as daemon:
+            told = Told(host, daemon, SMOKE_ROUNDS if smoke else ROUNDS)
             chain.on_a_platform(told.measure)
             told.report(leaks(folder, SMOKE_LIVES if smoke else LIVES))
 
 
+class Harness:
+    """Our end of a `harness_host`."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+
+    def ask(self, call: str) -> float:
+        """Have it make one call; the milliseconds that it took there."""
+        return float(self._say(call))
+
+    def begin(self, folder: Path) -> None:
+        """Until its warm sandbox is there."""
+        told = self._say(json.dumps({"folder": str(folder), "bundle": bundle()}))
+        assert told == "ready\n", told
+
+    def _say(self, line: str) -> str:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        print(line, file=self.process.stdin, flush=True)
+        return self.process.stdout.readline()
+
+
 @contextlib.contextmanager
-def harness(folder: Path) -> Iterator[Manager]:
-    """The harness in this process, with fork servers of its own."""
+def harness(folder: Path) -> Iterator[Harness]:
+    """The harness in a process that has loaded nothing else."""
     folder.mkdir(mode=0o711)
-    settings = config.parse(
-        {
-            "socket": str(folder / "sandboxd.sock"),
-            "spool_root": str(folder / "spool"),
-            "broker_socket": str(folder / "broker.sock"),
-            "sandbox_uid_base": 500_000,
-            "proxy_uid_base": 600_000,
-        }
-    )
-    settings.root_mount.mkdir(mode=0o700)
-    settings.spool_root.mkdir()
-    settings.spool_root.chmod(0o711)
-    spawner = preflight.open_spawner(settings)
-    host = preflight.examine(spawner)
-    if not host.isolated:
-        sys.exit(f"this host cannot isolate: {host.remedy}")
-    manager = Manager(spawner, host)
-    try:
-        yield manager
-    finally:
-        manager.stop_all()
-        preflight.close_spawner(spawner)
+    command = [sys.executable, "-m", "benchmarks.harness_host"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:  # noqa: S603  ours
+        host = Harness(process)
+        host.begin(folder)
+        yield host
+        assert process.stdin is not None
+        process.stdin.close()
 
 
 @contextlib.contextmanager
@@ -146,16 +151,11 @@ def program(*command: str) -> None:
 class Told:
     """All stages and what they took."""
 
-    def __init__(self, manager: Manager, daemon: Daemon, rounds: int) -> None:
-        self.manager, self.daemon, self.rounds = manager, daemon, rounds
+    def __init__(self, host: Harness, daemon: Daemon, rounds: int) -> None:
+        self.host, self.daemon, self.rounds = host, daemon, rounds
         self.taken: dict[str, list[float]] = {}
         self.missing = ""
-        self.warm = manager.create(self._wanted())
         self.box = daemon.create(bundle=bundle(), token=TOKEN)
-
-    def _wanted(self) -> Wanted:
-        limits = self.manager.spawner.config.limits
-        return Wanted(str(uuid.uuid4()), "lnsb_bench", bundle(), {}, {}, limits)
 
     def _note(self, name: str, took: float) -> None:
         self.taken.setdefault(name, []).append(took)
@@ -166,12 +166,13 @@ class Told:
         await chain.call(client, "true")  # the platform's sandbox is warm from here on
         for _ in range(self.rounds):
             self._note("bwrap", timed(lambda: program(*BWRAP)))
-            self._note("harness exec, warm", timed(self._exec))
+            self._note("harness exec, warm", self.host.ask("exec"))
             started = time.perf_counter()
             await asked.call(self.box.id, "exec", {"command": "true"}, seconds=30)
             self._note("sandboxd exec, warm", (time.perf_counter() - started) * 1000)
             self._note("platform exec, warm", (await chain.call(client, "true"))[0])
-            self._harness_life()
+            self._note("harness create", self.host.ask("create"))
+            self._note("harness destroy", self.host.ask("destroy"))
             self._daemon_life()
         asked.close()
         if self._srt_works():
@@ -187,16 +188,6 @@ class Told:
         tried = subprocess.run([SRT, "true"], capture_output=True, text=True, check=False)  # noqa: S603
         self.missing = tried.stderr.strip() if tried.returncode else ""
         return not tried.returncode
-
-    def _exec(self) -> None:
-        request = {"command": "true", "workdir": "/workspace", "env": env.merged(self.warm.env, {})}
-        done = runner.run(self.warm, "exec", request, timeout=30, limit=1024)
-        assert done.exit_code == 0
-
-    def _harness_life(self) -> None:
-        wanted = self._wanted()
-        self._note("harness create", timed(lambda: self.manager.create(wanted)))
-        self._note("harness destroy", timed(lambda: self.manager.delete(wanted.id)))
 
     def _daemon_life(self) -> None:
         started = time.perf_counter()

@@ -72,6 +72,7 @@ find_packages() { # find_packages demo|test
   if [ "$1" = test ]; then
     compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing+=(postgresql)
     command -v redis-server >/dev/null || missing+=(redis-server)
+    command -v strace >/dev/null || missing+=(strace)
     PATH=$PATH:/usr/sbin:/sbin command -v nft >/dev/null || missing+=(nftables)
     PATH=$PATH:/usr/sbin:/sbin command -v iptables-legacy >/dev/null || missing+=(iptables)
   fi

@@ -1,4 +1,4 @@
-"""The ASGI entry point: the MCP endpoint by path, everything else to Django.
+"""The ASGI entry point: the MCP endpoints by path, everything else to Django.
 
 MCP stands in front of Django's handler because a Django view costs several times the CPU of a tool
 call. Web sockets are refused until something speaks them.
@@ -6,26 +6,23 @@ call. Web sockets are refused until something speaks them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from channels.routing import ProtocolTypeRouter, URLRouter
 from django.core.asgi import get_asgi_application
-from django.urls import re_path
 
 from lensagents.health import livez, readyz
+from lensagents.routing import route
 from lensagents.settings.env import choose_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, MutableMapping
-
-    Message = MutableMapping[str, Any]
-    Receive = Callable[[], Awaitable[Message]]
-    Send = Callable[[Message], Awaitable[None]]
+    from lensagents.routing import Message, Receive, Send
 
 choose_settings("lensagents.settings.embedded")
 django_application = get_asgi_application()
 
-from apps.mcp.asgi import endpoint as mcp_endpoint  # noqa: E402  models must be loaded before
+from apps.mcp.asgi import PROJECT_ROUTE  # noqa: E402  models must be loaded before
+from apps.mcp.asgi import endpoint as mcp_endpoint  # noqa: E402  same
 
 
 async def refuse_websocket(_scope: Message, receive: Receive, send: Send) -> None:
@@ -34,16 +31,12 @@ async def refuse_websocket(_scope: Message, receive: Receive, send: Send) -> Non
     await send({"type": "websocket.close", "code": 1008})
 
 
-def route(pattern: str, application: Any) -> Any:
-    """A path that an ASGI application answers (Django's own type wants a view)."""
-    return re_path(pattern, application)
-
-
 application = ProtocolTypeRouter(
     {
         "http": URLRouter(
             [
                 route(r"^mcp$", mcp_endpoint),
+                route(PROJECT_ROUTE, mcp_endpoint),
                 route(r"^livez$", livez),
                 route(r"^readyz$", readyz),
                 route(r"", django_application),

@@ -89,7 +89,7 @@ def running_platform(
     arguments: tuple[str, ...] = (),
 ) -> Iterator[RunningPlatform]:
     """Start, wait until ready, and stop at the end. `env` adds `LENS_…` variables."""
-    folder = data_dir or _crossable_folder()
+    folder = data_dir or crossable_folder()
     number = port or free_port()
     try:
         platform = _start(folder, number, dict(env or {}), arguments)
@@ -159,7 +159,7 @@ def environment(extra: dict[str, str]) -> dict[str, str]:
     return kept | extra
 
 
-def _crossable_folder() -> Path:
+def crossable_folder() -> Path:
     """A temporary folder that the sandbox host's users can pass through."""
     folder = Path(tempfile.mkdtemp(prefix="lens-"))
     folder.chmod(0o711)

@@ -1,16 +1,19 @@
-"""`/mcp`: the endpoint of agents, a raw ASGI callable in front of the official SDK's transport.
+"""`/mcp` and `/mcp/p/<project>`: raw ASGI callables in front of the official SDK's transport.
 
 Rules.
 1. Host and Origin are looked at first, then the token, then the body: a request that may not be
    here is not read (`apps.mcp.gate`).
-2. Every request authenticates, also one within a session; a session belongs to the token that
-   opened it, and to any other it does not exist (404).
+2. Every request authenticates, also one within a session; a session belongs to the token and the
+   audience that opened it, and to any other it does not exist (404).
 3. While a request runs it can be cut (`apps.mcp.live`): a stream ends, a call gets no answer.
 4. One endpoint speaks 2025-11-25 and earlier (with sessions) and 2026-07-28 (without).
+5. What comes from inside a sandbox comes to an endpoint of its own, which knows no other tokens
+   (`apps.mcp.audience`).
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
@@ -18,50 +21,73 @@ from mcp.server.auth.provider import AccessToken
 
 from apps.common.errors import LensError
 from apps.mcp import gate
+from apps.mcp.audience import INSIDE, OUTSIDE, Audience
 from apps.mcp.caller import SCOPE_KEY, Caller, current_catalog
 from apps.mcp.catalog import catalog_of
 from apps.mcp.host import MAX_SESSIONS, Host
 from apps.orgs.authentication import aauthenticate
-from apps.orgs.types import PrincipalKind
 
 if TYPE_CHECKING:
-    from apps.mcp.gate import Message, Receive, Send
-    from apps.orgs.types import Principal
+    import uuid
 
-# A sandbox's own token opens nothing here: a narrow audience never opens a wider one.
-KINDS = (PrincipalKind.AGENT, PrincipalKind.SUBAGENT, PrincipalKind.USER)
+    from apps.mcp.audience import Door
+    from apps.mcp.gate import Message, Receive, Send
+
+PROJECT_ROUTE = r"^mcp/p/(?P<project>.+)$"
+# Of one principal, on one endpoint: streams and calls together.
+MAX_REQUESTS = 256
 WRONG_AUDIENCE = gate.Refused(401, "token_audience", "This token is not for this endpoint.")
 TOO_MANY = gate.Refused(
     429,
     "too_many_sessions",
     f"This token has {MAX_SESSIONS} open sessions. End some, or let them idle out.",
 )
+BUSY = gate.Refused(
+    429, "too_many_requests", f"You have {MAX_REQUESTS} requests under way. End some."
+)
 FOREIGN = gate.Refused(404, "session_of_other_token", "The session belongs to another token.")
 
 
 class Endpoint:
-    """The ASGI callable. It keeps one `Host` for the event loop that calls it."""
+    """The ASGI callable of one door. It keeps one `Host` for the event loop that calls it."""
 
-    def __init__(self) -> None:
+    def __init__(self, door: Door) -> None:
+        self._door = door
         self._host: Host | None = None
+        self._under_way: Counter[uuid.UUID] = Counter()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Serve one HTTP request."""
-        refused = gate.problem(scope)
+        """Serve one HTTP request; the route names the project, if any."""
+        refused = gate.problem(scope, self._door.hosts())
         if refused:
             await gate.refuse(send, refused)
             return
+        audience = Audience(gate.bearer(scope), _project(scope))
         try:
-            bearer = gate.bearer(scope)
-            principal = await aauthenticate(bearer)
-            caller = Caller(bearer, principal, await catalog_of(principal))
+            whole = await aauthenticate(audience.bearer)
+            if whole.kind not in self._door.kinds:
+                await gate.refuse(send, WRONG_AUDIENCE, whole)
+                return
+            principal = audience.narrowed(whole)
+            caller = Caller(audience, principal, await catalog_of(principal))
         except LensError as error:
             await gate.send_error(send, error.status, error.error_code, error.message)
             return
-        if principal.kind not in KINDS:
-            await gate.refuse(send, WRONG_AUDIENCE, principal)
+        await self._counted(caller, scope, receive, send)
+
+    async def _counted(self, caller: Caller, scope: Message, receive: Receive, send: Send) -> None:
+        """Serve it, if its sender has not too many under way: nobody takes all places."""
+        who = caller.principal.id
+        if self._under_way[who] >= MAX_REQUESTS:
+            await gate.refuse(send, BUSY, caller.principal)
             return
-        await self._serve(caller, scope, receive, send)
+        self._under_way[who] += 1
+        try:
+            await self._serve(caller, scope, receive, send)
+        finally:
+            self._under_way[who] -= 1
+            if not self._under_way[who]:
+                del self._under_way[who]
 
     async def _serve(self, caller: Caller, scope: Message, receive: Receive, send: Send) -> None:
         host = await self._ready_host()
@@ -72,15 +98,15 @@ class Endpoint:
             gate.record(FOREIGN, caller.principal)
         reply = _Reply(send)
         current_catalog.set(caller.catalog)
-        inner = {**scope, SCOPE_KEY: caller, "user": _owner(caller.principal)}
-        with host.live.under(caller.bearer) as running:
+        inner = {**scope, SCOPE_KEY: caller, "user": _owner(caller)}
+        with host.live.under(caller.audience) as running:
             await host.manager.handle_request(inner, receive, reply.send)
         if running.cut:
             await reply.cut(running.cut)
 
     async def _ready_host(self) -> Host:
         if self._host is None or not self._host.usable():
-            self._host = Host()
+            self._host = Host(self._door)
         await self._host.ready()
         return self._host
 
@@ -106,12 +132,22 @@ class _Reply:
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-def _owner(principal: Principal) -> AuthenticatedUser:
-    """What the SDK binds a session to: the token's row, never the token."""
+def _project(scope: Message) -> str:
+    """The project that the route's pattern found in the path."""
+    return str(scope.get("url_route", {}).get("kwargs", {}).get("project", ""))
+
+
+def _owner(caller: Caller) -> AuthenticatedUser:
+    """What the SDK binds a session to: the token's row (never the token) and its audience."""
+    principal, project = caller.principal, caller.audience.project
     token = AccessToken(
-        token="", client_id=str(principal.token_id), scopes=[], subject=str(principal.id)
+        token="",
+        client_id=str(principal.token_id),
+        scopes=[],
+        subject=f"{principal.id} {project}".rstrip(),
     )
     return AuthenticatedUser(token)
 
 
-endpoint = Endpoint()
+endpoint = Endpoint(OUTSIDE)
+inside_endpoint = Endpoint(INSIDE)

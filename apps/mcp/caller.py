@@ -12,6 +12,7 @@ from mcp.shared.exceptions import MCPError
 if TYPE_CHECKING:
     from mcp.server.context import ServerRequestContext
 
+    from apps.mcp.audience import Audience
     from apps.mcp.catalog import Catalog
     from apps.orgs.types import Principal
 
@@ -22,9 +23,9 @@ current_catalog: ContextVar[Catalog | None] = ContextVar("current_catalog", defa
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who sent a request, with what, and what they may see."""
+    """Who sent a request, with what token for what, and what they may see."""
 
-    bearer: str
+    audience: Audience
     principal: Principal
     catalog: Catalog
 

@@ -23,15 +23,23 @@ from apps.orgs.revision import StampedCache
 from apps.orgs.types import PrincipalKind
 from apps.policies.compiler import compile_bundle
 from apps.policies.core.decide import decide
-from apps.policies.types import Bundle, Decision, ToolRequest
+from apps.policies.types import Action, Bundle, Decision, LayerKind, ToolRequest
+from apps.sandboxes.selectors import agent_in
 
 if TYPE_CHECKING:
+    import uuid
     from collections.abc import Mapping
 
     from apps.orgs.types import Grant, Principal
 
 CACHE_SIZE = 2_000
 PROJECT = "project"
+_OUTSIDE_ONLY = Decision(
+    Action.DENY,
+    LayerKind.BUILTIN,
+    "inside",
+    "This tool works on sandboxes or on the platform, and is not offered inside a sandbox.",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +61,11 @@ class Catalog:
 
     def why_not(self, name: str) -> Decision | None:
         """The decision that hides a tool; None when there is no tool of that name at all."""
-        if self.bundle is None or tools.get(name) is None:
+        tool = tools.get(name)
+        if self.bundle is None or tool is None:
             return None
+        if not _offered(tool, self.principal):
+            return _OUTSIDE_ONLY
         return decide(self.bundle, ToolRequest(name, str(self.principal.tier)))
 
     def grant_for(self, arguments: Mapping[str, Any]) -> Grant:
@@ -95,15 +106,27 @@ def _compile(principal: Principal) -> Catalog:
             org_id=principal.org_id,
             team_id=principal.team_id,
             project_id=principal.grants[0].project_id,
-            agent_id=principal.id if principal.kind is PrincipalKind.AGENT else None,
+            agent_id=_agent_of(principal),
         )
     tier = str(principal.tier)
     listed = {
         name: _list(tool, principal)
         for name, tool in tools
-        if decide(bundle, ToolRequest(name, tier)).allowed
+        if _offered(tool, principal) and decide(bundle, ToolRequest(name, tier)).allowed
     }
     return Catalog(principal, bundle, listed)
+
+
+def _offered(tool: Tool, principal: Principal) -> bool:
+    """Whether this kind of principal may see such a tool at all, whatever its policy says."""
+    return tool.inside or principal.kind is not PrincipalKind.SANDBOX
+
+
+def _agent_of(principal: Principal) -> uuid.UUID | None:
+    """The agent whose own policy is a layer: of a sandbox, the one that it was made for."""
+    if principal.kind is PrincipalKind.SANDBOX:
+        return agent_in(principal.org_id, principal.id)
+    return principal.id if principal.kind is PrincipalKind.AGENT else None
 
 
 def _list(tool: Tool, principal: Principal) -> Listed:

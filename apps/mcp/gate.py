@@ -10,7 +10,6 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from django.conf import settings
 from django.http.request import split_domain_port
 from mcp.server.transport_security import TransportSecuritySettings
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
@@ -21,7 +20,7 @@ from apps.mcp.events import McpAction
 from apps.orgs.refusals import Damper
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, MutableMapping
+    from collections.abc import Awaitable, Callable, Collection, MutableMapping
 
     from apps.orgs.types import Principal
 
@@ -44,18 +43,18 @@ class Refused:
     shown: dict[str, str] = field(default_factory=dict)
 
 
-def problem(scope: Message) -> Refused | None:
-    """The refusal of a request that says something twice, or did not come for this host."""
+def problem(scope: Message, hosts: Collection[str]) -> Refused | None:
+    """The refusal of a request that says something twice, or did not come for one of `hosts`."""
     names = [name for name, _ in scope["headers"] if name in _ONCE]
     if len(names) != len(set(names)):
         text = "Host, Origin, Authorization and the MCP headers come once."
         return Refused(400, "header_repeated", text)
     host, origin = header(scope, b"host"), header(scope, b"origin")
-    if not _is_ours(host):
+    if not _is_one(host, hosts):
         text = "This endpoint is not served under that host name."
         return Refused(421, "host_not_allowed", text, {"host": host[:_SHOWN]})
     scheme, _, rest = origin.partition("://")
-    if origin and (scheme not in ("http", "https") or not _is_ours(rest)):
+    if origin and (scheme not in ("http", "https") or not _is_one(rest, hosts)):
         text = "Requests from pages of that origin are not served."
         return Refused(403, "origin_not_allowed", text, {"origin": origin[:_SHOWN]})
     return None
@@ -80,9 +79,9 @@ def opens_session(scope: Message) -> bool:
     return not version or version in HANDSHAKE_PROTOCOL_VERSIONS
 
 
-def transport_security() -> TransportSecuritySettings:
+def transport_security(hosts: Collection[str]) -> TransportSecuritySettings:
     """The same hosts and origins for the SDK's own check, which stands behind ours."""
-    names = [name for name in settings.ALLOWED_HOSTS if not name.startswith((".", "*"))]
+    names = [name for name in hosts if not name.startswith((".", "*"))]
     origins = [f"{scheme}://{name}" for name in names for scheme in ("https", "http")]
     return TransportSecuritySettings(
         allowed_hosts=[*names, *(f"{name}:*" for name in names)],
@@ -140,6 +139,6 @@ def _challenge(code: str, message: str) -> bytes:
     )
 
 
-def _is_ours(host: str) -> bool:
+def _is_one(host: str, hosts: Collection[str]) -> bool:
     name, _ = split_domain_port(host)
-    return bool(name) and name in settings.ALLOWED_HOSTS
+    return bool(name) and name in hosts

@@ -20,6 +20,7 @@ from apps.sandboxes.client import AsyncSandboxd
 from apps.sandboxes.paths import sandboxd_socket
 
 if TYPE_CHECKING:
+    from apps.mcp.audience import Door
     from apps.orgs.types import Principal
 
 MAX_BODY = 4 * 1024 * 1024
@@ -32,7 +33,7 @@ logger = logging.getLogger(__name__)
 class Host:
     """One for each event loop, for as long as the loop runs."""
 
-    def __init__(self) -> None:
+    def __init__(self, door: Door) -> None:
         self.loop = asyncio.get_running_loop()
         self.live = Live()
         self._listeners = Listeners()
@@ -40,7 +41,7 @@ class Host:
         governed = Governed(self._sandboxd, self.live, self._listeners)
         self.manager = StreamableHTTPSessionManager(
             governed.server(VERSION),
-            security_settings=transport_security(),
+            security_settings=transport_security(door.hosts()),
             max_request_body_size=MAX_BODY,
         )
         self._started: asyncio.Future[None] = self.loop.create_future()

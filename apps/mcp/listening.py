@@ -16,11 +16,11 @@ from mcp.shared.exceptions import MCPError
 from apps.common.errors import LensError
 from apps.mcp.caller import caller_of
 from apps.mcp.catalog import catalog_of
-from apps.orgs.authentication import aauthenticate
 
 if TYPE_CHECKING:
     from mcp.server.context import ServerRequestContext
 
+    from apps.mcp.audience import Audience
     from apps.mcp.catalog import Catalog
 
 MAX_STREAMS = 20
@@ -28,8 +28,8 @@ Shown = list[tuple[str, dict[str, Any]]]
 
 
 @dataclass(eq=False, slots=True)
-class _Audience:
-    """The streams of one token, and the list as they last knew it."""
+class _Circle:
+    """The streams of one token for one project or all, and the list as they last knew it."""
 
     shown: Shown
     streams: int = 0
@@ -40,7 +40,7 @@ class Listeners:
     """All who listen in one event loop, by token."""
 
     def __init__(self) -> None:
-        self._audiences: dict[str, _Audience] = {}
+        self._circles: dict[Audience, _Circle] = {}
 
     async def listen(
         self,
@@ -49,28 +49,28 @@ class Listeners:
     ) -> mcp_types.SubscriptionsListenResult:
         """Serve one stream until its client goes away or its token is revoked."""
         caller = caller_of(ctx)
-        audience = self._audiences.setdefault(caller.bearer, _Audience(shown_by(caller.catalog)))
-        if audience.streams >= MAX_STREAMS:
+        circle = self._circles.setdefault(caller.audience, _Circle(shown_by(caller.catalog)))
+        if circle.streams >= MAX_STREAMS:
             raise MCPError(mcp_types.INVALID_REQUEST, f"{MAX_STREAMS} streams are open already.")
-        audience.streams += 1
+        circle.streams += 1
         try:
-            return await ListenHandler(audience.bus)(ctx, params)
+            return await ListenHandler(circle.bus)(ctx, params)
         finally:
-            audience.streams -= 1
-            if not audience.streams:
-                del self._audiences[caller.bearer]
+            circle.streams -= 1
+            if not circle.streams:
+                del self._circles[caller.audience]
 
     async def look(self) -> None:
         """Tell those whose list is another one than they know."""
-        for bearer, audience in list(self._audiences.items()):
+        for audience, circle in list(self._circles.items()):
             try:
-                catalog = await catalog_of(await aauthenticate(bearer))
+                catalog = await catalog_of(await audience.principal())
             except LensError:
                 continue  # a token that holds no more is cut elsewhere
             shown = shown_by(catalog)
-            if shown != audience.shown:
-                audience.shown = shown
-                await audience.bus.publish(ToolsListChanged())
+            if shown != circle.shown:
+                circle.shown = shown
+                await circle.bus.publish(ToolsListChanged())
 
 
 def shown_by(catalog: Catalog) -> Shown:

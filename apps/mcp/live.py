@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING
 import anyio
 
 from apps.common.errors import LensError, Unavailable
-from apps.orgs.authentication import aauthenticate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from apps.mcp.audience import Audience
 
 logger = logging.getLogger(__name__)
 
@@ -36,36 +37,36 @@ class Live:
     """Everything under way in one event loop."""
 
     def __init__(self) -> None:
-        self._running: dict[str, set[Running]] = {}
+        self._running: dict[Audience, set[Running]] = {}
 
     @contextmanager
-    def under(self, bearer: str) -> Iterator[Running]:
+    def under(self, audience: Audience) -> Iterator[Running]:
         """Run the block so that it can be cut; a cut block is left silently, with `cut` set."""
         running = Running()
-        self._running.setdefault(bearer, set()).add(running)
+        self._running.setdefault(audience, set()).add(running)
         try:
             with running.scope:
                 yield running
         finally:
-            mine = self._running[bearer]
+            mine = self._running[audience]
             mine.discard(running)
             if not mine:
-                del self._running[bearer]
+                del self._running[audience]
 
     async def look(self) -> None:
-        """Cut what came with a token that does not hold any more."""
+        """Cut what came with a token that does not hold any more, or not for this."""
         await asyncio.gather(*map(self._check, list(self._running)))
 
-    async def _check(self, bearer: str) -> None:
+    async def _check(self, audience: Audience) -> None:
         try:
-            await aauthenticate(bearer)
+            await audience.principal()
         except LensError as error:
-            self._cut(bearer, error)
+            self._cut(audience, error)
         except Exception:
             logger.exception("a token could not be looked at again")
-            self._cut(bearer, Unavailable("The platform cannot tell whether the token holds."))
+            self._cut(audience, Unavailable("The platform cannot tell whether the token holds."))
 
-    def _cut(self, bearer: str, error: LensError) -> None:
-        for running in list(self._running.get(bearer, ())):
+    def _cut(self, audience: Audience, error: LensError) -> None:
+        for running in list(self._running.get(audience, ())):
             running.cut = error
             running.scope.cancel()

@@ -131,7 +131,7 @@ class Governed:
     ) -> mcp_types.CallToolResult:
         """The call, so that it can be cut; however it ends, it is audited."""
         answer: mcp_types.CallToolResult | None = None
-        with self._live.under(caller.bearer) as running:
+        with self._live.under(caller.audience) as running:
             try:
                 answer = await self._call(caller, listed, record)
             finally:

@@ -71,7 +71,11 @@ Handler = Callable[[Call], Awaitable[Outcome]]
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A registered tool. `in_project` False: it does nothing in a project and takes none."""
+    """A registered tool. `in_project` False: it does nothing in a project and takes none.
+
+    `inside`: it is offered to what runs in a sandbox too. Tools that work on a sandbox are not, and
+    neither are those that manage the platform.
+    """
 
     name: str
     title: str
@@ -81,6 +85,7 @@ class Tool:
     handler: Handler
     in_project: bool = True
     open_world: bool = False
+    inside: bool = False
 
 
 tools: Registry[Tool] = Registry("tool", "apps.mcp.tools")
@@ -96,6 +101,7 @@ def tool(
     risk: Risk,
     in_project: bool = True,
     open_world: bool = False,
+    inside: bool = False,
 ) -> Callable[[Handler], Handler]:
     """Decorator: register an async function as the tool `name`. The schema admits nothing else."""
 
@@ -106,7 +112,7 @@ def tool(
             "required": list(required),
             "additionalProperties": False,
         }
-        made = Tool(name, title, description, schema, risk, handler, in_project, open_world)
+        made = Tool(name, title, description, schema, risk, handler, in_project, open_world, inside)
         tools.register(name)(made)
         return handler
 

@@ -7,6 +7,8 @@ from django.contrib.sessions.models import Session
 from apps.common import clock
 from apps.jobs.periodic import every
 from apps.orgs.models import IdempotentRequest
+from apps.orgs.services.sessions import sessions_forget
+from apps.orgs.sweeps import memberships_expire
 
 HOUR = 3600
 
@@ -15,6 +17,13 @@ HOUR = 3600
 def clear_sessions() -> None:
     """Delete sessions that have ended: each visit to the sign-in leaves one."""
     Session.objects.filter(expire_date__lt=clock.now()).delete()
+    sessions_forget()
+
+
+@every(HOUR, name="orgs.expire_memberships")
+def expire_memberships() -> None:
+    """What was given by hand ends; it counted for nothing since its end already."""
+    memberships_expire()
 
 
 @every(HOUR, name="orgs.forget_idempotency_keys")

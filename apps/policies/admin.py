@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin, messages
@@ -11,10 +10,11 @@ from apps.common.admin import OrgInline, OrgModelAdmin
 from apps.common.admin_display import badge_column
 from apps.common.admin_forms import adopt, fresh, is_new
 from apps.common.errors import LensError
-from apps.policies import selectors, services
+from apps.policies import preview, selectors, services
 from apps.policies.documents import (
     BindingDoc,
     DomainRuleDoc,
+    ExpectationDoc,
     HttpRuleDoc,
     PolicyDocument,
     ToolRuleDoc,
@@ -23,22 +23,30 @@ from apps.policies.forms import (
     BindingForm,
     DomainRuleForm,
     PolicyForm,
+    PolicyTestForm,
     ToolRuleForm,
     http_lines,
+    test_asks,
 )
-from apps.policies.models import CredentialBinding, DomainRule, Policy, ToolRule
+from apps.policies.models import (
+    CredentialBinding,
+    DomainRule,
+    Policy,
+    PolicyKind,
+    PolicyTest,
+    ToolRule,
+)
+from apps.policies.pages import PolicyPages
 
 if TYPE_CHECKING:
     import uuid
     from collections.abc import Iterable
 
     from django.db.models import QuerySet
+    from django.http import HttpRequest, HttpResponse
 
     from apps.common.admin_forms import TenantRequest
     from apps.orgs.types import Actor
-
-# `domains[2].pattern`, `domains[1].http[0].path`, `tools[0]`: how a refusal names its place
-PLACE = re.compile(r"(domains|tools|bindings)\[(\d+)\](?:\.http\[(\d+)\])?(?:\.(\w+))?")
 
 
 class RuleInline(OrgInline):
@@ -116,8 +124,33 @@ class BindingInline(RuleInline):
     template_before = "policies/bindings.html"
 
 
+class PolicyTestInline(RuleInline):
+    """What the policy must decide."""
+
+    model = PolicyTest
+    form = PolicyTestForm
+    section = "tests"
+    fields = ("position", "team", "agent", "tier", "asks", "expect", "note")
+    verbose_name_plural = "tests"
+    template_before = "policies/tests.html"
+
+    def get_fields(self, request: Any, obj: Any = None) -> Any:
+        """A team is named in a ceiling only, an agent everywhere but in its own policy."""
+        fields = super().get_fields(request, obj)
+        left_out = _NOT_NAMED.get(obj.kind, set()) if obj is not None else set()
+        return [name for name in fields if name not in left_out]
+
+    @admin.display(description="Asks")
+    def asks(self, test: PolicyTest) -> str:
+        """For those who may only read."""
+        return test_asks(test)
+
+
+_NOT_NAMED: dict[str, set[str]] = {PolicyKind.TEAM: {"team"}, PolicyKind.AGENT: {"team", "agent"}}
+
+
 @admin.register(Policy)
-class PolicyAdmin(OrgModelAdmin):
+class PolicyAdmin(PolicyPages, OrgModelAdmin):
     """Policies: every layer must allow."""
 
     noun = "policy"
@@ -144,13 +177,16 @@ class PolicyAdmin(OrgModelAdmin):
                     "agent",
                     "description",
                     ("has_domains", "has_tools"),
+                    "reason",
                     "seen_version",
                 )
             },
         ),
     )
     conditional_fields = {"team": "kind == 'team'", "agent": "kind == 'agent'"}
-    inlines = (DomainRuleInline, BindingInline, ToolRuleInline)
+    inlines = (DomainRuleInline, BindingInline, ToolRuleInline, PolicyTestInline)
+    change_form_outer_before_template = "policies/layers.html"
+    change_form_after_template = "policies/preview.html"
 
     def visible(self, actor: Actor) -> QuerySet[Policy]:
         """Those of the person's teams; all for readers."""
@@ -170,19 +206,60 @@ class PolicyAdmin(OrgModelAdmin):
         self, request: TenantRequest, form: Any, formsets: Iterable[Any], change: Any
     ) -> None:
         """The whole document, by one call."""
-        kept = {formset.inline.section: kept_forms(formset) for formset in formsets}
+        kept = preview.sections(formsets)
         policy = fresh(form.instance) if change else None
         document = collect(form.cleaned_data, kept, policy)
+        if preview.wanted(request):
+            raise preview.Previewed(document)
         try:
             saved = services.policy_save(
-                request.org, document=document, policy=policy, actor=request.actor
+                request.org,
+                document=document,
+                policy=policy,
+                actor=request.actor,
+                reason=form.cleaned_data["reason"],
             )
         except LensError as error:
-            place(error, kept)
+            request.refused_document = document  # type: ignore[attr-defined]  # read below
+            preview.place(error, kept)
             raise
         adopt(form.instance, saved.policy)
         for warning in saved.warnings:
             messages.warning(request, warning)
+
+    def changeform_view(
+        self,
+        request: HttpRequest,
+        object_id: str | None = None,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> Any:
+        """As the base's; a form that is only looked at comes back with what was found."""
+        try:
+            return super().changeform_view(request, object_id, form_url, extra_context)
+        except preview.Previewed as previewed:
+            request.preview = previewed.document  # type: ignore[attr-defined]  # read by PolicyForm
+        return super().changeform_view(request, object_id, form_url, extra_context)
+
+    def render_change_form(
+        self, request: Any, context: dict[str, Any], **kwargs: Any
+    ) -> HttpResponse:
+        """With the layers around the policy, and what is to be said of each rule."""
+        policy = kwargs.get("obj")
+        draft = getattr(request, "preview", None)
+        shown = draft or getattr(request, "refused_document", None)
+        formsets = [inline.formset for inline in context["inline_admin_formsets"]]
+        if shown is not None or request.method != "POST":
+            found = preview.found_in(request, policy, shown)
+            kept = preview.sections(formsets)
+            context["found"] = found
+            context["elsewhere"] = preview.annotate(found, kept, problems=draft is not None)
+        context["previewed"] = draft is not None
+        if policy is not None:
+            context |= {"chain": self.chain(request, policy), "tabs": self.tabs(policy, "change")}
+            if context.get("has_change_permission"):
+                context |= preview.simulation(request, policy, draft)
+        return super().render_change_form(request, context, **kwargs)
 
     def remove(self, request: TenantRequest, row: Any) -> None:
         """Its team may do nothing from then on."""
@@ -198,16 +275,6 @@ class PolicyAdmin(OrgModelAdmin):
     def subject(self, policy: Policy) -> str:
         """The team, the agent, or everybody."""
         return str(policy.team or policy.agent or "The whole organization")
-
-
-def kept_forms(formset: Any) -> list[Any]:
-    """The forms that stay, in the order of their places; ties keep the order of the page."""
-    kept = [
-        form
-        for form in formset.forms
-        if form not in formset.deleted_forms and (form.has_changed() or not is_new(form))
-    ]
-    return sorted(kept, key=lambda form: form.cleaned_data.get("position", 0))
 
 
 def collect(
@@ -228,23 +295,9 @@ def collect(
             for form in kept.get("tools", [])
         ),
         bindings=tuple(_binding(form) for form in kept.get("bindings", [])),
+        tests=tuple(_test(form) for form in kept.get("tests", [])),
         version=data["seen_version"] if policy else None,
     )
-
-
-def place(error: LensError, kept: dict[str, list[Any]]) -> None:
-    """Point a refusal at the form and field that it is about."""
-    found = PLACE.fullmatch(str(error.data.get("field", "")))
-    if found is None:
-        return
-    section, index, line, field = found.groups()
-    form = kept[section][int(index)]
-    error.form_prefix = form.prefix  # type: ignore[attr-defined]  # read by Refusal.of
-    error.data["field"] = field or "pattern"
-    if line is not None:
-        number = form.cleaned_data["http"][int(line)][0]
-        error.data["field"] = "http"
-        error.message = f"Line {number}: {error.message}"
 
 
 def _domain(form: Any) -> DomainRuleDoc:
@@ -283,6 +336,22 @@ def _binding(form: Any) -> BindingDoc:
         template=data["template"],
         parameter=data["parameter"],
         env_name=data["env_name"],
+        id=_id(form),
+    )
+
+
+def _test(form: Any) -> ExpectationDoc:
+    data = form.cleaned_data
+    tool, method, url = data["asks"]
+    return ExpectationDoc(
+        expect=data["expect"],
+        tool=tool,
+        method=method,
+        url=url,
+        team=data.get("team", ""),
+        agent=data.get("agent", ""),
+        tier=data["tier"],
+        note=data["note"],
         id=_id(form),
     )
 

@@ -13,14 +13,31 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from django import forms
-from unfold.widgets import UnfoldAdminIntegerFieldWidget, UnfoldAdminTextareaWidget
+from django.utils.html import format_html, format_html_join
+from unfold.widgets import (
+    UnfoldAdminIntegerFieldWidget,
+    UnfoldAdminTextareaWidget,
+    UnfoldAdminTextInputWidget,
+)
 
 from apps.common.admin_forms import OrgForm, is_new
+from apps.common.inert import inert
 from apps.policies.documents import HttpRuleDoc
-from apps.policies.models import CredentialBinding, DomainRule, Policy, PolicyKind, ToolRule
+from apps.policies.models import (
+    CredentialBinding,
+    DomainRule,
+    Policy,
+    PolicyKind,
+    PolicyTest,
+    ToolRule,
+)
+from apps.policies.questions import EXAMPLE as EXAMPLE_QUESTION
+from apps.policies.questions import TOOL, parse_question
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from django.utils.safestring import SafeString
 
 HTTP_ACTIONS = ("allow", "ask", "deny")
 EXAMPLE = "GET /tickets/** allow"
@@ -56,11 +73,42 @@ def _parse_line(words: list[str], number: int) -> HttpRuleDoc:
     return HttpRuleDoc(method=method, path=path, action=action)
 
 
+class NotedInput(UnfoldAdminTextInputWidget):
+    """An input with sentences below it: (look, text), where look is good, warn, bad or info."""
+
+    def __init__(self, attrs: dict[str, Any] | None = None) -> None:
+        super().__init__({"spellcheck": "false", "autocomplete": "off", **(attrs or {})})
+        self.notes: list[tuple[str, str]] = []
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> NotedInput:
+        """Each form has notes of its own."""
+        copied: NotedInput = super().__deepcopy__(memo)
+        copied.notes = []
+        return copied
+
+    def render(self, *args: Any, **kwargs: Any) -> SafeString:
+        """The input, then the sentences."""
+        shown = super().render(*args, **kwargs)
+        notes = format_html_join(
+            "",
+            '<p class="lens-effect lens-effect-{}" x-ignore>{}</p>',
+            ((look, inert(text, limit=600)) for look, text in self.notes),
+        )
+        return format_html("{}{}", shown, notes)
+
+
 class PolicyForm(OrgForm):
     """What the policy is about. `seen_version` finds out that somebody else saved in between."""
 
     fixed = ("kind", "team", "agent")
     seen_version = forms.IntegerField(required=False, widget=forms.HiddenInput)
+    reason = forms.CharField(
+        label="Why this change",
+        required=False,
+        max_length=500,
+        widget=UnfoldAdminTextInputWidget,
+        help_text="Kept with the version. Needed when policy tests fail and nothing is widened.",
+    )
 
     class Meta:
         model = Policy
@@ -70,6 +118,10 @@ class PolicyForm(OrgForm):
         super().__init__(*args, **kwargs)
         if not is_new(self):
             self.initial["seen_version"] = self.instance.version
+
+    def is_valid(self) -> bool:
+        """A form that is only looked at is never good enough to be saved."""
+        return super().is_valid() and getattr(self.request, "preview", None) is None
 
     def clean(self) -> dict[str, Any] | None:
         """A policy has the subject that its kind asks for, and no other."""
@@ -119,6 +171,7 @@ class DomainRuleForm(OrderedForm):
     class Meta:
         model = DomainRule
         fields = ("position", "pattern", "action", "agent_credentials")
+        widgets = {"pattern": NotedInput}
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -144,6 +197,40 @@ class ToolRuleForm(OrderedForm):
     class Meta:
         model = ToolRule
         fields = ("position", "pattern", "action")
+        widgets = {"pattern": NotedInput}
+
+
+class PolicyTestForm(OrderedForm):
+    """A policy test: what is asked stands on one line."""
+
+    asks = forms.CharField(
+        label="Asks",
+        max_length=2_100,
+        widget=NotedInput(attrs={"placeholder": f"{EXAMPLE_QUESTION} or {TOOL} shell_exec"}),
+    )
+
+    class Meta:
+        model = PolicyTest
+        fields = ("position", "team", "agent", "tier", "expect", "note")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if not is_new(self):
+            self.initial["asks"] = test_asks(self.instance)
+
+    def clean_asks(self) -> tuple[str, str, str]:
+        """Tool, method and URL."""
+        try:
+            found = parse_question(self.cleaned_data["asks"])
+        except ValueError as error:
+            raise forms.ValidationError(str(error)) from error
+        return found.tool, found.method, found.url
+
+    def _post_clean(self) -> None:
+        """The row is valid with what it asks: its constraint wants one of tool and URL."""
+        row = self.instance
+        row.tool, row.method, row.url = self.cleaned_data.get("asks", ("-", "", ""))
+        super()._post_clean()  # type: ignore[misc]  # Django's, unknown to its stubs
 
 
 class BindingForm(OrderedForm):
@@ -177,3 +264,8 @@ def http_lines(rule: DomainRule) -> str:
     """The stored HTTP rules of a domain rule as lines."""
     rows = rule.http_rules.all()
     return render_http_rules(HttpRuleDoc(row.method, row.path, row.action) for row in rows)
+
+
+def test_asks(test: PolicyTest) -> str:
+    """What a stored test asks, as `parse_question` reads it."""
+    return f"{TOOL} {test.tool}" if test.tool else f"{test.method} {test.url}"

@@ -14,14 +14,11 @@ from __future__ import annotations
 
 import hmac
 import logging
-import os
 import socket
-import struct
 import threading
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from django.conf import settings
 from django.db import close_old_connections
 
 from apps.audit import emitter
@@ -38,6 +35,7 @@ from apps.policies.types import IN_URL
 from apps.sandboxes.authentication import OWNER, SandboxTokens, audit_columns
 from apps.sandboxes.events import SandboxAction
 from apps.sandboxes.models import LIVE_STATES, Sandbox
+from apps.sandboxes.peers import is_ours
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -47,7 +45,6 @@ TTL_SECONDS = 60
 MAX_QUESTION = 16 * 1024
 MAX_CONNECTIONS = 256
 IDLE_SECONDS = 30.0
-_PEER = struct.Struct("3i")
 logger = logging.getLogger(__name__)
 
 
@@ -185,7 +182,7 @@ class Broker:
                 peer, _ = self._listener.accept()
             except OSError:
                 return
-            if not _is_ours(peer) or not self._places.acquire(blocking=False):
+            if not is_ours(peer) or not self._places.acquire(blocking=False):
                 peer.close()
                 continue
             threading.Thread(target=self._serve, args=(peer,), daemon=True).start()
@@ -208,13 +205,3 @@ def _answer_in_thread(question: dict[str, Any]) -> dict[str, Any]:
         return answer(question)
     finally:
         close_old_connections()
-
-
-def _is_ours(peer: socket.socket) -> bool:
-    """Whether the kernel says that the peer runs as us, as root, or as one of the proxies' uids."""
-    _, uid, _ = _PEER.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
-    ranges: list[tuple[int, int]] = getattr(settings, "SANDBOX_BROKER_UIDS", [])
-    if uid in (0, os.geteuid()) or any(low <= uid <= high for low, high in ranges):
-        return True
-    logger.warning("uid %d asked for a credential and was turned away", uid)
-    return False

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from apps.common.errors import Invalid
 from apps.common.registry import Registry
+from apps.policies.core.builtin import INSIDE_NAME
 
 if TYPE_CHECKING:
     import uuid
@@ -27,6 +28,12 @@ class Spec:
     identity: dict[str, Any]
     allow_degraded: bool = False
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What every command finds beside the harness's own variables: where the platform is."""
+        project = self.identity.get("project_slug")
+        return {"LENS_MCP_URL": f"https://{INSIDE_NAME}/mcp/p/{project}"} if project else {}
+
 
 @dataclass(frozen=True, slots=True)
 class Built:
@@ -38,11 +45,15 @@ class Built:
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """How a sandbox is used now: calls that run in it, and for how long none has (None: never)."""
+    """How a sandbox is used now: calls that run in it, and for how long none has (None: never).
+
+    `reason` is why a failed one is over.
+    """
 
     state: str
     jobs: int = 0
     quiet: timedelta | None = None
+    reason: str = ""
 
     @property
     def ever(self) -> bool:

@@ -46,6 +46,11 @@ BUSY_FOR = timedelta(seconds=5)
 NOTE_EVERY = timedelta(seconds=30)
 AGE_GRACE = timedelta(minutes=30)
 PROCESS = "process"
+_ENDED = {
+    "init_ended": "Its process 1 ended.",
+    "proxy_ended": "Its egress proxy ended.",
+    "proxy_failed": "Its egress proxy did not answer.",
+}
 logger = logging.getLogger(__name__)
 
 
@@ -149,10 +154,13 @@ def reconcile(name: str = PROCESS) -> int:
     strays = exists.keys() - set(selectors.live().values_list("pk", flat=True))
 
     def agree(key: uuid.UUID) -> bool:
-        if key in strays:
-            driver.stop(key)
-        else:
+        if key not in exists:
             sandbox_lost(key, actor=SYSTEM)
+            return True
+        if key not in strays:
+            reason = _ENDED.get(exists[key].reason, "Its processes ended.")
+            sandbox_lost(key, reason=reason, actor=SYSTEM)
+        driver.stop(key)
         return True
 
     return for_each([*lost, *strays], agree)

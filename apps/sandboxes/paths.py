@@ -1,4 +1,4 @@
-"""Where the control plane and sandboxd meet: two Unix sockets in the data folder."""
+"""Where the control plane and sandboxes meet: three Unix sockets in the data folder."""
 
 from __future__ import annotations
 
@@ -15,3 +15,8 @@ def sandboxd_socket() -> Path:
 def broker_socket() -> Path:
     """We listen here; each sandbox's egress proxy asks for the credentials it injects."""
     return Path(settings.DATA_DIR) / "run" / "broker.sock"
+
+
+def inside_socket() -> Path:
+    """We listen here for what sandboxes ask of the platform, as `platform.internal`."""
+    return Path(settings.DATA_DIR) / "run" / "inside.sock"

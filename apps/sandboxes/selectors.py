@@ -12,6 +12,7 @@ from apps.sandboxes.models import DEGRADED, LIVE_STATES, Sandbox, SandboxState
 
 if TYPE_CHECKING:
     import datetime as dt
+    import uuid
     from collections.abc import Iterator
 
 SLACK = timedelta(seconds=5)
@@ -45,6 +46,12 @@ def older_than_allowed(now: dt.datetime) -> Iterator[tuple[int, QuerySet[Sandbox
     for hours in limits.distinct():
         since = now - timedelta(hours=hours)
         yield hours, live().filter(org__sandbox_max_age_hours=hours, created_at__lt=since)
+
+
+def agent_in(org_id: uuid.UUID, sandbox_id: uuid.UUID) -> uuid.UUID | None:
+    """The agent that a sandbox was made for; None where it was made for no agent."""
+    rows = Sandbox.objects.filter(org_id=org_id, pk=sandbox_id)
+    return rows.values_list("agent_id", flat=True).first()
 
 
 def no_longer_allowed(now: dt.datetime) -> Iterator[tuple[str, QuerySet[Sandbox]]]:

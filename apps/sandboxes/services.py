@@ -13,11 +13,12 @@ from django.db import transaction
 from apps.audit.models import Result, Surface
 from apps.audit.services import record
 from apps.common import clock, rows
-from apps.common.errors import NotFound, RateLimited
+from apps.common.errors import Denied, NotFound, RateLimited
 from apps.jobs.services import enqueue
 from apps.orgs import revision
 from apps.orgs.access import require
 from apps.orgs.models import Organization
+from apps.orgs.types import PrincipalKind
 from apps.sandboxes.events import SandboxAction
 from apps.sandboxes.models import LIVE_STATES, Sandbox, SandboxState
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 RETRY_AFTER = timedelta(seconds=5)
 LOST = "sandbox_lost"
 LIMIT = "sandbox_limit"
+UNKNOWN = "The sandbox service was restarted and does not know this sandbox."
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,9 @@ def sandbox_for(
     principal's team has no grant on the project; RateLimited `sandbox_limit` when the principal or
     the organization has as many sandboxes as it may.
     """
+    if principal.kind is PrincipalKind.SANDBOX:
+        text = "What runs in a sandbox is given no other one."
+        raise Denied(text, code="sandbox_in_sandbox")
     grant = next((grant for grant in principal.grants if grant.project_id == project_id), None)
     if grant is None:
         raise NotFound("There is no such project.", code="project_not_found")
@@ -98,11 +103,11 @@ def sandbox_stop(sandbox: Sandbox, *, reason: str, actor: Actor) -> Sandbox:
 
 
 @transaction.atomic
-def sandbox_lost(sandbox_id: uuid.UUID, *, actor: Actor) -> None:
-    """Mark failed what the sandbox service does not know any more, so that a fresh one can come."""
+def sandbox_lost(sandbox_id: uuid.UUID, *, reason: str = UNKNOWN, actor: Actor) -> None:
+    """Mark failed what does not run any more without anybody's doing, so that a fresh one can
+    come."""
     row = Sandbox.objects.filter(pk=sandbox_id).first()
     if row:
-        reason = "The sandbox service was restarted and does not know this sandbox."
         end(row, SandboxState.FAILED, reason=reason, actor=actor, failure=LOST)
 
 

@@ -113,6 +113,8 @@ class Watcher:
             lifecycle.service_restarted(self._instance, activity.instance)
             self._written.clear()
         self._instance = activity.instance
+        if any(use.state == "failed" for use in activity.sandboxes.values()):
+            self._agree_at = now
         lifecycle.note_use(activity, self._written)
 
     def _agree(self) -> None:

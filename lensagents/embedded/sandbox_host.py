@@ -20,7 +20,7 @@ from django.conf import settings
 
 from apps.common.errors import LensError
 from apps.sandboxes.client import Sandboxd
-from apps.sandboxes.paths import broker_socket, sandboxd_socket
+from apps.sandboxes.paths import broker_socket, inside_socket, sandboxd_socket
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,6 +40,7 @@ def sandboxd_config(control_uid: int, control_gid: int) -> dict[str, Any]:
         "control_uid": control_uid,
         "control_gid": control_gid,
         "broker_socket": str(broker_socket()),
+        "platform_socket": str(inside_socket()),
         "proxy_uid_base": settings.PROXY_UID_BASE,
         "max_sandboxes": settings.MAX_SANDBOXES,
         "mode": settings.SANDBOX_MODE,

@@ -11,10 +11,11 @@ from django.core.exceptions import ImproperlyConfigured
 from apps.audit.writer import AuditWriter
 from apps.orgs.devidp import DevIdp
 from apps.sandboxes.broker import Broker
-from apps.sandboxes.paths import broker_socket
+from apps.sandboxes.paths import broker_socket, inside_socket
 from apps.sandboxes.watch import Watcher
 from lensagents.celery import start_embedded
 from lensagents.embedded.single import StartError, is_loopback
+from lensagents.inside import InsideDoor
 
 if TYPE_CHECKING:
     from lensagents.celery import EmbeddedJobs
@@ -80,4 +81,10 @@ def development_provider(host: str, port: int) -> DevIdp:
 
 def background_services() -> list[Service]:
     """All others, new, in the order of starting; they are stopped in the other direction."""
-    return [AuditTrail(), Broker(broker_socket()), Jobs(), Watcher()]
+    return [
+        AuditTrail(),
+        Broker(broker_socket()),
+        InsideDoor(inside_socket()),
+        Jobs(),
+        Watcher(),
+    ]

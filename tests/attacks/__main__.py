@@ -1,8 +1,9 @@
 """Run the catalogue: `make attacks`. A table by family, then one line of JSON.
 
-Without arguments: every case against a real sandbox with its proxy, then the proxy's families
-against stock proxy.py (reported, not judged). `--mutants` also switches each check off in turn and
-asks that some case notices. `--smoke` takes every fifth case of a family, and its controls.
+Without arguments: every case against a real sandbox with its proxy, in each kind of isolation that
+it is about, then the proxy's families against stock proxy.py (reported, not judged). `--mutants`
+also switches each check off in turn and asks that some case notices. `--smoke` takes every fifth
+case of a family, and its controls, in the kind `namespace`.
 """
 
 # ruff: noqa: T201  a command that talks to people
@@ -23,9 +24,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from benchmarks.report import table
-from tests.attacks.catalogue import ProxyCase, life_cases, proxy_cases, sandbox_cases
+from tests.attacks.catalogue import KINDS, ProxyCase, life_cases, proxy_cases, sandbox_cases
+from tests.attacks.elsewhere import NOT_GIVEN
 from tests.attacks.mutants import MUTANTS, Mutant
-from tests.attacks.rigs import Namespaced, Stock
+from tests.attacks.rigs import Caged, Stock
 from tests.attacks.world import enter
 
 if TYPE_CHECKING:
@@ -45,6 +47,7 @@ def main() -> int:
     parser.add_argument("--smoke", action="store_true")
     parser.add_argument("--mutants", action="store_true")
     parser.add_argument("--family", action="append", help="only this one; may be given again")
+    parser.add_argument("--kind", action="append", choices=KINDS, help="of isolation; as above")
     parser.add_argument("--verbose", action="store_true", help="say why a case failed")
     options = parser.parse_args()
     if os.geteuid():
@@ -57,8 +60,15 @@ def main() -> int:
         cases = [case for case in cases if case.family in options.family]
     chosen = _sample(cases) if options.smoke else cases
     report = Report(chosen)
-    with _folder() as folder, contextlib.ExitStack() as stack:
-        report.ours = run(Namespaced(folder, stack), chosen, verbose=options.verbose)
+    for kind in options.kind or (KINDS[:1] if options.smoke else KINDS):
+        mine = [case for case in chosen if kind in case.kinds]
+        print(f"  {kind}: {len(mine)} cases", flush=True)
+        with _folder() as folder, contextlib.ExitStack() as stack:
+            failed = run(Caged(folder, stack, kind), mine, verbose=options.verbose)
+        report.ours |= {(kind, name): why for name, why in failed.items()}
+        report.count += len(mine)
+        for name, why in NOT_GIVEN.get(kind, {}).items():
+            print(f"    not given by {kind}: {name} ({why})")
     if not options.smoke:
         report.stock = against_stock(chosen)
     if options.mutants:
@@ -75,7 +85,8 @@ class Report:
 
     def __init__(self, cases: Sequence[Case]) -> None:
         self.cases = cases
-        self.ours: dict[str, str] = {}
+        self.count = 0
+        self.ours: dict[tuple[str, str], str] = {}
         self.stock: dict[str, str] | None = None
         self.mutants: dict[str, str] = {}
 
@@ -83,15 +94,15 @@ class Report:
         """Print; the exit code."""
         total = Counter(case.family for case in self.cases)
         by_name = {case.name: case.family for case in self.cases}
-        failed = Counter(by_name[name] for name in self.ours)
+        failed = Counter(by_name[name] for _, name in self.ours)
         stock = Counter(by_name[name] for name in self.stock or ())
         rows = [
             [family, count, failed[family], "-" if self.stock is None else stock[family]]
             for family, count in total.items()
         ]
         table("attacks", ["family", "cases", "failed", "stock failed"], rows)
-        for name, why in self.ours.items():
-            print(f"  FAILED {by_name[name]}: {name}: {why}")
+        for (kind, name), why in self.ours.items():
+            print(f"  FAILED {kind}: {by_name[name]}: {name}: {why}")
         controls = {case.name for case in self.cases if case.control}
         for name in sorted(controls & set(self.stock or ())):
             print(f"  stock refuses what is allowed: {name}: {(self.stock or {})[name]}")
@@ -99,7 +110,7 @@ class Report:
         print(
             json.dumps(
                 {
-                    "cases": len(self.cases),
+                    "cases": self.count,
                     "failed": len(self.ours),
                     "stock_failed": None if self.stock is None else len(self.stock),
                     "mutants": len(self.mutants),
@@ -111,7 +122,7 @@ class Report:
 
 
 def run(
-    rig: Namespaced, cases: Sequence[Case], *, verbose: bool = False, first: bool = False
+    rig: Caged, cases: Sequence[Case], *, verbose: bool = False, first: bool = False
 ) -> dict[str, str]:
     """Cases that failed, and why; with `first` only until one does."""
     failed: dict[str, str] = {}
@@ -126,7 +137,7 @@ def run(
     return failed
 
 
-def _attempt(rig: Namespaced, case: Case) -> str:
+def _attempt(rig: Caged, case: Case) -> str:
     """ "" or why the case failed."""
     rig.fresh()
     try:
@@ -177,7 +188,7 @@ def killed(mutant: Mutant, cases: Sequence[Case]) -> str:
     mine = [case for case in cases if case.family in mutant.families]
     try:
         with _folder() as folder, contextlib.ExitStack() as stack:
-            failed = run(Namespaced(folder, stack, mutant.name), mine, first=True)
+            failed = run(Caged(folder, stack, mutant=mutant.name), mine, first=True)
     except AssertionError:
         return "the self-test: no sandbox is created"
     return next(iter(failed), "")

@@ -12,7 +12,7 @@ import itertools
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from tests.apps.proxy.egress import test_attacks as requests
 from tests.apps.proxy.egress import test_attacks_connect as connects
@@ -28,17 +28,24 @@ from tests.apps.sandboxes.harness import test_files as files
 from tests.apps.sandboxes.harness import test_lifecycle as lives
 from tests.apps.sandboxes.harness.conftest import start
 from tests.attacks import more, names
+from tests.attacks.elsewhere import NOT_GIVEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tests.apps.proxy.egress.conftest import Rig
-    from tests.attacks.rigs import Namespaced
+    from tests.attacks.rigs import Caged
+
+
+# Kinds of isolation (`tests.apps.sandboxes.harness.kinds`) that the catalogue is run in.
+KINDS = ("namespace", "rootless", "owner-rules", "degraded")
 
 
 @dataclass(frozen=True)
 class ProxyCase:
     """`control`: must be allowed. `reaches`: parts of it may reach the upstream, the rest not."""
+
+    kinds: ClassVar = KINDS
 
     family: str
     name: str
@@ -56,26 +63,37 @@ class SandboxCase:
     attack: inside.Case
 
     @property
+    def kinds(self) -> tuple[str, ...]:
+        """Where it means something."""
+        return tuple(kind for kind in KINDS if self.name not in NOT_GIVEN.get(kind, ()))
+
+    @property
     def control(self) -> bool:
         """Only a part of it is one."""
         return False
 
-    def run(self, rig: Namespaced) -> None:
+    def run(self, rig: Caged) -> None:
         """The attack is refused, and what is allowed beside it works."""
-        inside.test_attack_is_refused_and_its_control_works(rig.box, self.attack)
+        here = rig.surroundings
+        attack = rig.box.python(here.prelude() + here.attack(self.attack))
+        assert attack.code == 0, attack.err.decode()[-600:]
+        assert attack.text.startswith("refused")
+        control = rig.box.python(here.prelude() + here.control(self.attack))
+        assert control.code == 0, control.err.decode()[-600:]
 
 
 @dataclass(frozen=True)
 class LifeCase:
-    """What ends a sandbox or its parts, or must not; `needs` are the harness's own fixtures."""
+    """What ends a sandbox or its parts, or must not; its tests start what they need themselves."""
 
+    kinds: ClassVar = KINDS[:1]
     family: str
     name: str
     function: Callable[..., None]
     values: dict[str, Any]
     control: bool
 
-    def run(self, rig: Namespaced) -> None:
+    def run(self, rig: Caged) -> None:
         """With a sandbox of its own where the test asks for one."""
         wanted = set(inspect.signature(self.function).parameters)
         given: dict[str, Any] = {"daemon": rig.daemon, "box": rig.box, **self.values}

@@ -11,7 +11,7 @@ from tests.apps.proxy.egress.test_limits import PRIVATE
 from tests.attacks.world import PUBLIC, PUBLIC_6
 
 if TYPE_CHECKING:
-    from tests.attacks.rigs import Namespaced
+    from tests.attacks.rigs import Caged
 
 # A zone index is nothing that a name server can answer.
 _ANSWERS = {name: tuple(values) for name, values in PRIVATE.items() if "%" not in values[0]}
@@ -23,7 +23,7 @@ def _host(label: str) -> str:
     return f"{label.replace(' ', '-').lower()}.wild.example.com"
 
 
-def _refused(rig: Namespaced, host: str) -> None:
+def _refused(rig: Caged, host: str) -> None:
     reply = rig.get(host, "/x")
     assert (reply.status, reply.json["layer"]) == (403, "builtin")
     assert rig.world.names.asked(host) == 1
@@ -31,14 +31,14 @@ def _refused(rig: Namespaced, host: str) -> None:
 
 
 @pytest.mark.parametrize("label", _ANSWERS)
-def an_answer_that_is_not_public(rig: Namespaced, label: str) -> None:
+def an_answer_that_is_not_public(rig: Caged, label: str) -> None:
     """The rule allows the name; one address among its answers is not for agents."""
     rig.world.names.names[_host(label)] = [_ANSWERS[label]]
     _refused(rig, _host(label))
 
 
 @pytest.mark.parametrize("label", _ALIAS)
-def an_alias_to_what_is_not_public(rig: Namespaced, label: str) -> None:
+def an_alias_to_what_is_not_public(rig: Caged, label: str) -> None:
     """The name is an alias (CNAME) of one that the attacker does not even own."""
     rig.world.names.names[_host(label)] = [("@inner.example.net",)]
     rig.world.names.names["inner.example.net"] = [(_ALIAS[label],)]
@@ -46,7 +46,7 @@ def an_alias_to_what_is_not_public(rig: Namespaced, label: str) -> None:
 
 
 @pytest.mark.parametrize("then", ["127.0.0.1", "169.254.169.254", "::1"])
-def a_name_that_is_rebound(rig: Namespaced, then: str) -> None:
+def a_name_that_is_rebound(rig: Caged, then: str) -> None:
     """Public at the first look, not at the second: the first connection never looks again."""
     host = _host(f"rebound-{then.replace(':', 'x').replace('.', '-')}")
     rig.world.names.names[host] = [(PUBLIC,), (then,)]
@@ -62,7 +62,7 @@ def a_name_that_is_rebound(rig: Namespaced, then: str) -> None:
     assert not rig.up.raw
 
 
-def a_name_that_nobody_knows(rig: Namespaced) -> None:
+def a_name_that_nobody_knows(rig: Caged) -> None:
     """Not found is an error of its own, and no way to anywhere."""
     reply = rig.get(_host("nobody"), "/x")
     assert (reply.status, reply.json["error"]) == (502, "upstream_dns")
@@ -70,7 +70,7 @@ def a_name_that_nobody_knows(rig: Namespaced) -> None:
 
 
 @pytest.mark.parametrize("addresses", [(PUBLIC,), (PUBLIC_6,), (PUBLIC, PUBLIC_6)])
-def a_public_name(rig: Namespaced, addresses: tuple[str, ...]) -> None:
+def a_public_name(rig: Caged, addresses: tuple[str, ...]) -> None:
     """The same rule, a public address: the request arrives there."""
     host = _host(f"public-{len(''.join(addresses))}")
     rig.world.names.names[host] = [addresses]
@@ -78,7 +78,7 @@ def a_public_name(rig: Namespaced, addresses: tuple[str, ...]) -> None:
     assert [seen.target for seen in rig.world.upstream.seen] == ["/x"]
 
 
-def a_public_alias(rig: Namespaced) -> None:
+def a_public_alias(rig: Caged) -> None:
     """An alias is no sin."""
     rig.world.names.names[_host("fine")] = [("@inner.example.net",)]
     rig.world.names.names["inner.example.net"] = [(PUBLIC,)]

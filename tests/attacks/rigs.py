@@ -1,12 +1,14 @@
 """Two ways to run the catalogue: our sandbox with its proxy, and stock proxy.py.
 
-`Namespaced` puts the attacker into the network namespace of a real sandbox, whose proxy sandboxd
-started; only the upstreams and the credential broker are the tests' own.
+`Caged` puts the attacker where an agent is: into the network namespace of a real sandbox or, where
+there is none, under the sandbox's user. sandboxd started the proxy; only the upstreams and the
+credential broker are the tests' own.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import signal
@@ -15,6 +17,7 @@ import ssl
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +25,10 @@ from cryptography.hazmat.primitives import serialization
 
 from apps.policies import codec
 from tests.apps.proxy.egress.conftest import HOSTS, SECRET, Agent, Rig, bundle
+from tests.apps.sandboxes.harness import kinds
 from tests.apps.sandboxes.harness import test_lifecycle as traces
 from tests.apps.sandboxes.harness.conftest import CHECKOUT, Box, Daemon, start
+from tests.attacks.elsewhere import Surroundings
 from tests.attacks.world import World, socket_in
 from tests.twins.egress import TOKEN, BrokerTwin, EgressTwin
 from tests.twins.upstream import TwinCa, UpstreamTwin
@@ -33,8 +38,6 @@ if TYPE_CHECKING:
 
     from apps.policies.types import Bundle
 
-_PROXY_PORT = 18080
-_PROXY_USERS = 300_000  # sandboxd's default for `proxy_uid_base`
 _TLS = "127.0.0.1"
 
 
@@ -72,30 +75,45 @@ class _Upstreams(Rig):
         self.egress.mark()
 
 
-class Namespaced(_Upstreams):
-    """The rig in a real sandbox; `mutant` starts a sandboxd with one check switched off."""
+class Caged(_Upstreams):
+    """The rig in a real sandbox of a kind; `mutant` starts a sandboxd with one check switched off.
 
-    def __init__(self, folder: Path, stack: contextlib.ExitStack, mutant: str = "") -> None:
+    Kinds: `tests.apps.sandboxes.harness.kinds`.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        stack: contextlib.ExitStack,
+        kind: str = "namespace",
+        mutant: str = "",
+    ) -> None:
         super().__init__(folder, stack)
         (folder / "run").mkdir()
         broker = BrokerTwin(folder / "run" / "broker.sock")
         stack.callback(broker.close)
         broker.path.chmod(0o666)
         broker.values["cred-1"] = SECRET
-        settings = {
+        self.upstream_ca.chmod(0o644)
+        settings: dict[str, Any] = {
             "address_map": {host: list(place) for host, place in self.places().items()},
             "upstream_ca_file": str(self.upstream_ca),
             "explain_url": "https://lens.test/decisions",
         }
-        module = ("tests.attacks.mutated", mutant) if mutant else None
-        daemon = start(folder, module=module, **settings)
+        if kind == "namespace":
+            module = ("tests.attacks.mutated", mutant) if mutant else None
+            daemon = start(folder, module=module, **settings)
+        else:
+            daemon = kinds.run(kind, folder, here=True, **settings)
         stack.callback(daemon.stop)
         self.daemon = daemon
-        self.box: Box = daemon.create(bundle=codec.to_obj(bundle(self.version)), token=TOKEN)
+        self.box: Box = daemon.create(
+            bundle=codec.to_obj(bundle(self.version)), token=TOKEN, allow_degraded=True
+        )
         self.egress = _Sandboxed(daemon, self.box, broker)
-        self.space = os.open(_network_of(daemon), os.O_RDONLY)
-        stack.callback(os.close, self.space)
-        self.egress.ca_pem = self.box.run("cat /etc/lens/ca.pem").out.decode()
+        self._place = _place_of(daemon, self.box, shared=kinds.KINDS[kind].shared, stack=stack)
+        self.surroundings = Surroundings.of(kind, self.box)
+        self.egress.ca_pem = self.box.run('cat "$SSL_CERT_FILE"').out.decode()
         self.context = ssl.create_default_context(cadata=self.egress.ca_pem)
         # A missing check may leave the proxy waiting for what never comes.
         self.patience = 3.0 if mutant else 15.0
@@ -103,18 +121,47 @@ class Namespaced(_Upstreams):
     @contextlib.contextmanager
     def agent(self) -> Iterator[Agent]:
         """An agent whose socket was made in the sandbox's network."""
-        agent = _Inside(self.space, self.patience)
+        agent = _Inside(self._place, self.patience)
         try:
             yield agent
         finally:
             agent.close()
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where an agent's sockets come from: a network namespace, or else a user; and its proxy."""
+
+    port: int
+    space: int | None
+    user: int
+
+    def socket(self) -> socket.socket:
+        if self.space is not None:
+            return socket_in(self.space)
+        libc = ctypes.CDLL(None)
+        libc.setfsuid(self.user)  # of this thread
+        try:
+            return socket.socket()
+        finally:
+            libc.setfsuid(0)
+
+
+def _place_of(daemon: Daemon, box: Box, *, shared: bool, stack: contextlib.ExitStack) -> _Place:
+    proxy, user = box.run("echo $HTTP_PROXY; id -u").text.split()
+    port = int(proxy.rstrip("/").rpartition(":")[2])
+    space = None
+    if not shared:
+        space = os.open(_network_of(daemon), os.O_RDONLY)
+        stack.callback(os.close, space)
+    return _Place(port, space, int(user))
+
+
 class _Inside(Agent):
-    def __init__(self, space: int, patience: float) -> None:
-        self.sock = socket_in(space)
+    def __init__(self, place: _Place, patience: float) -> None:
+        self.sock = place.socket()
         self.sock.settimeout(patience)
-        self.sock.connect(("127.0.0.1", _PROXY_PORT))
+        self.sock.connect(("127.0.0.1", place.port))
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._held = b""
 
@@ -149,7 +196,7 @@ class _Sandboxed(EgressTwin):
         for pid in traces.processes(self._daemon):
             text = Path(f"/proc/{pid}/status").read_text()
             fields = dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
-            if int(fields["Uid"].split()[0]) >= _PROXY_USERS:
+            if fields["Name"] == "lens-egress":
                 return int(fields[name].split()[0])
         raise AssertionError("the sandbox has no proxy")
 

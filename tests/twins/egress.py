@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 TOKEN = "lnsb_" + "t" * 43
+PROJECT = "shop"
 SANDBOX = "0190a0a0-0000-7000-8000-000000000001"
 
 
@@ -79,6 +80,7 @@ class EgressTwin:
         address_map: dict[str, tuple[str, int]] | None = None,
         upstream_ca_file: Path | None = None,
         limits: Limits | None = None,
+        platform_socket: Path | None = None,
     ) -> None:
         self._marked = 0
         self.spool_dir = folder / "spool"
@@ -96,6 +98,7 @@ class EgressTwin:
             "address_map": address_map or {},
             "upstream_ca_file": str(upstream_ca_file) if upstream_ca_file else None,
             "limits": asdict(limits or Limits()),
+            "platform_socket": str(platform_socket) if platform_socket else None,
         }
         self.process = subprocess.Popen(  # noqa: S603  our own module, no shell
             [sys.executable, "-m", "tests.twins.egress", json.dumps(options)],
@@ -186,7 +189,13 @@ def main(options: dict[str, Any]) -> None:
         sandbox_token=TOKEN,
         broker_socket=Path(options["broker_socket"]),
         spool_dir=Path(options["spool_dir"]),
-        identity={"org": None, "org_slug": "acme", "principal_name": "tester"},
+        identity={
+            "org": None,
+            "org_slug": "acme",
+            "principal_name": "tester",
+            "project_slug": PROJECT,
+        },
+        platform_socket=Path(options["platform_socket"]) if options["platform_socket"] else None,
         address_map={host: (ip, port) for host, (ip, port) in options["address_map"].items()},
         upstream_ca_file=Path(options["upstream_ca_file"]) if options["upstream_ca_file"] else None,
         explain_url="https://lens.test/decisions",

@@ -46,6 +46,7 @@ class IdpTwin:
         self.port = self._server.server_port
         self.issuer = f"https://{host}:{self.port}"
         self._codes: dict[str, dict[str, str]] = {}
+        self.secret = CLIENT_SECRET
         self.person: dict[str, Any] = {}
         self.claims: dict[str, Any] = {}
         self.header: dict[str, Any] = {}
@@ -102,7 +103,7 @@ class IdpTwin:
 
     def _token(self, form: dict[str, str], authorization: str) -> Reply:
         asked = self._codes.pop(form.get("code", ""), None)
-        expected = base64.b64encode(f"{CLIENT_ID}:{CLIENT_SECRET}".encode()).decode()
+        expected = base64.b64encode(f"{CLIENT_ID}:{self.secret}".encode()).decode()
         if authorization != f"Basic {expected}":
             return _json(401, {"error": "invalid_client"})
         challenge = _b64(hashlib.sha256(form.get("code_verifier", "").encode()).digest())

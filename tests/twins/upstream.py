@@ -149,8 +149,9 @@ class UpstreamTwin:
     ) -> None:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         self.listener = listener or socket.create_server((address, 0), family=family, backlog=128)
+        named = self.listener.getsockname()
+        self.port: int = named[1] if isinstance(named, tuple) else 0  # a Unix socket has a path
         self.address = address
-        self.port: int = self.listener.getsockname()[1]
         self.seen: list[Seen] = []
         self.opened = 0
         self.raw = bytearray()
@@ -200,7 +201,8 @@ class UpstreamTwin:
 
     def _serve(self, conn: socket.socket, number: int) -> None:
         sock, seen, raw = conn, self.seen, self.raw
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
             if self._context is not None:
                 sock.settimeout(20)
@@ -377,16 +379,18 @@ def _packed(seen: Seen, rest: str) -> Iterator[bytes]:
     raw = zlib.compressobj(wbits=-15)
     packed = {
         "gzip": gzip.compress(text),
+        "part": gzip.compress(text),
         "deflate": zlib.compress(text),
         "raw": raw.compress(text) + raw.flush(),
         "cut": gzip.compress(text * 2000)[:-5],
         "bomb": gzip.compress(b"\0" * 30_000_000) if rest == "bomb" else b"",
         "lie": b"not compressed at all",
     }.get(rest, b"x")
-    coding = {"raw": "deflate", "cut": "gzip", "bomb": "GZIP", "lie": "gzip"}.get(
+    coding = {"raw": "deflate", "cut": "gzip", "bomb": "GZIP", "lie": "gzip", "part": "gzip"}.get(
         rest, rest.replace("%20", " ")
     )
-    yield f"HTTP/1.1 200 OK\r\nContent-Encoding: {coding}\r\nContent-MD5: x\r\n".encode()
+    status = 206 if rest == "part" else 200
+    yield f"HTTP/1.1 {status} OK\r\nContent-Encoding: {coding}\r\nContent-MD5: x\r\n".encode()
     yield b"Transfer-Encoding: chunked\r\n\r\n"
     step = 1 if len(packed) < 1000 else 5000
     for at in range(0, len(packed), step):

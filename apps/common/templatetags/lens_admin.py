@@ -38,6 +38,16 @@ def changed(change: Any) -> list[str]:
     return [inert(line, limit=400) for line in [*gone, *came]] or ["order changed"]
 
 
+@register.filter
+def diff_lines(text: str) -> list[dict[str, str]]:
+    """A unified diff, each line inert and with its look: `in`, `out`, `at` or `same`."""
+    looks = {"+": "in", "-": "out", "@": "at"}
+    return [
+        {"look": looks.get(line[:1], "same"), "text": inert(line, limit=600) + "\n"}
+        for line in text.splitlines()
+    ]
+
+
 def _lines(value: Any) -> list[str]:
     if value in (None, "", []):
         return []

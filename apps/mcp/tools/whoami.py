@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     properties={},
     risk=Risk.READ,
     in_project=False,
+    inside=True,
 )
 async def whoami(call: Call) -> Outcome:
     """The principal, without anything secret."""

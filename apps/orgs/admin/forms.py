@@ -44,9 +44,7 @@ class ProviderForm(OrgForm):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if is_new(self):
-            self.fields["client_secret"].required = True
-            return
+        self.fields["client_secret"].required = is_new(self)
         # What waits for a test is what the next change starts from.
         wanted = configured(self.instance)
         self.initial.update({name: getattr(wanted, name) for name in WAITING})

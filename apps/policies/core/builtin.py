@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from apps.common.addresses import Network
     from apps.common.hosts import Host, HostPattern
 
+# What a sandbox's own proxy answers by itself, for its own project; no rule opens it further.
+INSIDE_NAME = "platform.internal"
+
 # Names under which clouds and container runtimes serve instance credentials.
 METADATA_NAMES = frozenset(
     {
@@ -64,6 +67,9 @@ class Refusal:
 def name_refusal(host: Host) -> Refusal | None:
     """Refuse names of metadata services and of this machine, whatever they would resolve to."""
     name = host.name
+    if name == INSIDE_NAME or name.endswith(f".{INSIDE_NAME}"):
+        reason = f"{name} is the platform, which a sandbox reaches without a rule and only in part."
+        return Refusal("platform-internal", reason)
     if name in METADATA_NAMES:
         return Refusal("metadata", f"{name} is a cloud metadata service, which no agent may reach.")
     if name in LOOPBACK_NAMES or name.endswith((".localhost", ".localdomain")):

@@ -37,10 +37,10 @@ class EgressConfig:
     """Who the sandbox is, where its broker and spool are, and how an answer explains itself.
 
     `identity` are the audit columns that say who acts, `notes` what each event says of the sandbox.
-    `address_map` (`host` or `host:port` to
-    `(ip, port)`) and `upstream_ca_file` exist for the demo and the tests: mapped hosts are trusted
-    as they are, every other address is vetted. `explain_url` gets the decision id appended, or put
-    in place of `{decision_id}`.
+    The column `project_slug` is the project whose part of the platform it reaches, and only at
+    `platform_socket`. `address_map` (`host` or `host:port` to `(ip, port)`) and `upstream_ca_file`
+    exist for the demo and the tests: mapped hosts are trusted as they are, every other address is
+    vetted. `explain_url` gets the decision id appended, or put in place of `{decision_id}`.
     """
 
     sandbox_id: str
@@ -49,6 +49,7 @@ class EgressConfig:
     spool_dir: Path
     identity: Mapping[str, object]
     notes: Mapping[str, str] = field(default_factory=dict)
+    platform_socket: Path | None = None
     address_map: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     upstream_ca_file: Path | None = None
     explain_url: str = ""

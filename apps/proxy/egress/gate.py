@@ -38,6 +38,11 @@ class Gate:
         self._newest = -1
         self._lock = threading.Lock()
 
+    @property
+    def ready(self) -> bool:
+        """Whether there is a policy at all."""
+        return self._state[0] is not None
+
     def load(self, value: object) -> int:
         """Take a bundle (the codec's JSON object) into force and return its version.
 

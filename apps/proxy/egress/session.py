@@ -15,7 +15,7 @@ from proxy.http.handler import HttpProtocolHandler
 
 from apps.policies.core import asking
 from apps.policies.types import Action
-from apps.proxy.egress import answers, tunnel
+from apps.proxy.egress import answers, platform, tunnel
 from apps.proxy.egress.answers import Answer, RefusedError, denied
 from apps.proxy.egress.audit import Record
 from apps.proxy.egress.exchange import CUT, Asked, Exchange, internal, reply
@@ -27,6 +27,7 @@ from apps.proxy.egress.head import (
     plain_target,
     tunnel_target,
 )
+from apps.proxy.egress.inside import PlatformExchange
 from apps.proxy.egress.lines import LineCutError
 from apps.proxy.egress.tls.hello import HelloError
 from apps.proxy.egress.wire import EndedError, Wire, linger
@@ -87,9 +88,13 @@ class Session(HttpProtocolHandler):
             except HeadError as error:
                 self._refuse(error, head, inside)
                 return
-            if not Exchange(self._plane, self._line, self._wire, asked).run():
+            if not self._exchange(asked).run():
                 self._ours_to_close = True
                 return
+
+    def _exchange(self, asked: Asked) -> Exchange:
+        kind = PlatformExchange if asked.authority.host == platform.HOST else Exchange
+        return kind(self._plane, self._line, self._wire, asked)
 
     def _next(self, inside: Authority | None) -> RequestHead | None:
         """The next request head, or None after answering what is none."""
@@ -137,18 +142,29 @@ class Session(HttpProtocolHandler):
             self._refuse(error, head, None)
             return
         record = Record("CONNECT", authority.host, authority.port, "")
-        request = asking.tunnel(authority)
-        decision = self._plane.gate.decide(request)
-        if not decision.allowed:
-            self._close_with(answers.of_decision(decision), record)
-        elif head.upgrade:
+        try:
+            action = self._tunnel_action(authority)
+        except RefusedError as refused:
+            self._close_with(refused.answer, record)
+            return
+        if head.upgrade:
             self._close_with(denied("CONNECT does not upgrade", "upgrade"), record)
         elif self._wire.pending:
             self._close_with(_EARLY, record)
-        elif decision.action is Action.DIRECT:
-            self._direct(authority, request, record)
+        elif action is Action.DIRECT:
+            self._direct(authority, record)
         else:
             self._intercept(authority, record)
+
+    def _tunnel_action(self, authority: Authority) -> Action:
+        """How a tunnel is treated; raises RefusedError where there is to be none."""
+        if authority.host == platform.HOST:
+            platform.check(self._plane, "https", authority.port)
+            return Action.ALLOW
+        decision = self._plane.gate.decide(asking.tunnel(authority))
+        if not decision.allowed:
+            raise RefusedError(answers.of_decision(decision))
+        return decision.action
 
     def _intercept(self, authority: Authority, record: Record) -> None:
         """Be the server the agent wants to speak to, then serve its requests."""
@@ -177,12 +193,12 @@ class Session(HttpProtocolHandler):
             return
         self._requests(authority)
 
-    def _direct(self, authority: Authority, request: ConnectRequest, record: Record) -> None:
+    def _direct(self, authority: Authority, record: Record) -> None:
         """Open a tunnel whose bytes are not read, once the ClientHello named the same host."""
         self._line.needs = (Action.DIRECT,)
         record.result = "failure"
         try:
-            self._judge(request, record)
+            self._judge(asking.tunnel(authority), record)
             self._tunnel(authority, record)
             record.result = "success"
         except HelloError as error:

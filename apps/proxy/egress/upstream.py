@@ -17,6 +17,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from apps.common.addresses import parse_address
+from apps.proxy.egress import platform
 from apps.proxy.egress.answers import Answer, RefusedError
 from apps.proxy.egress.wire import Wire
 
@@ -129,6 +130,8 @@ class Dialer:
         self, line: Line, authority: Authority, judge: Judge
     ) -> tuple[socket.socket, tuple[str, ...]]:
         """A TCP connection and the addresses that were judged; as `open`."""
+        if authority.host == platform.HOST:
+            return self._platform(line), ()
         mapped = self._config.address_map
         place = mapped.get(f"{authority.host}:{authority.port}") or mapped.get(authority.host)
         if place is not None:
@@ -136,6 +139,18 @@ class Dialer:
         addresses = self._addresses(authority)
         judge(addresses)
         return self._first_of(line, [(ip, authority.port) for ip in addresses]), addresses
+
+    def _platform(self, line: Line) -> socket.socket:
+        """The platform's inside door. Its name is never looked up, nor mapped to anything else."""
+        sock = socket.socket(socket.AF_UNIX)
+        line.add(sock)
+        sock.settimeout(self._limits.connect)
+        try:
+            sock.connect(str(self._config.platform_socket))
+        except OSError:
+            line.close(sock)
+            raise RefusedError(platform.AWAY) from None
+        return sock
 
     def _first_of(self, line: Line, places: list[tuple[str, int]]) -> socket.socket:
         """The first place that accepts within the time for all of them."""

@@ -31,7 +31,7 @@ class ProcessDriver:
                 "token": spec.token,
                 "bundle": spec.bundle,
                 "identity": spec.identity,
-                "env": {},
+                "env": spec.environment,
                 "limits": {},
                 "allow_degraded": spec.allow_degraded,
             }
@@ -59,5 +59,6 @@ def _use(use: dict[str, Any]) -> Use:
     return Use(
         state=str(use["state"]),
         jobs=int(use["jobs"]),
+        reason=str(use["reason"]),
         quiet=None if quiet is None else timedelta(milliseconds=quiet),
     )

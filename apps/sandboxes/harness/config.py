@@ -6,6 +6,7 @@ This is also the only place of the harness that touches the process environment.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import ipaddress
 import json
 import os
@@ -20,6 +21,7 @@ _KEPT_ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 _MEBIBYTE = 1024 * 1024
 _MAX_UID = 0xFFFFFFFD
 _MAX_PORT = 65_535
+_HOMES = Path("/var/lib/lens-sandboxes")
 # What isolates, best first; "auto" takes the first of them that this host can give.
 NAMESPACE, OWNER_RULES, DEGRADED = "namespace", "owner-rules", "degraded"
 MODES = ("auto", NAMESPACE, OWNER_RULES, DEGRADED)
@@ -84,12 +86,13 @@ class Config:
 
     `force_unavailable`, a reason, makes this host answer as if it could not isolate: the tests'
     way to see the refusal. `mode` is one of `MODES`; `proxy_port_base` is the port of the first
-    proxy where sandboxes share one network.
+    proxy where sandboxes share one network; `homes` is where they have their folders.
     """
 
     socket: Path
     spool_root: Path
     broker_socket: Path
+    platform_socket: Path | None = None
     control_uid: int = 0
     control_gid: int = 0
     sandbox_uid_base: int = 200_000
@@ -106,10 +109,18 @@ class Config:
     force_unavailable: str = ""
     mode: str = "auto"
     proxy_port_base: int = 18_100
+    homes: Path | None = None
 
     @property
-    def homes(self) -> Path:
-        """Where sandboxes without a mount namespace have their folders."""
+    def home_root(self) -> Path:
+        """Where sandboxes without a mount namespace have their folders.
+
+        As root not beside the socket: that folder may be the control plane's.
+        """
+        if self.homes is not None:
+            return self.homes
+        if os.geteuid() == 0:
+            return _HOMES / hashlib.sha256(os.fsencode(self.socket)).hexdigest()[:10]
         return self.socket.parent / "sandboxes"
 
     @property
@@ -225,6 +236,7 @@ _READERS: Mapping[str, Any] = {
     "socket": _path,
     "spool_root": _path,
     "broker_socket": _path,
+    "platform_socket": _optional_path,
     "control_uid": _number(0, _MAX_UID),
     "control_gid": _number(0, _MAX_UID),
     "sandbox_uid_base": _number(1000, _MAX_UID - 65_536),
@@ -241,6 +253,7 @@ _READERS: Mapping[str, Any] = {
     "force_unavailable": _text,
     "mode": _mode,
     "proxy_port_base": _number(1024, _MAX_PORT),
+    "homes": _optional_path,
 }
 
 

@@ -110,6 +110,8 @@ def _read(response: http.client.HTTPResponse, limit: int) -> tuple[dict[str, Any
         if not chunk:
             break
         body += chunk
+    if len(body) <= limit and response.length:  # `read` with a size does not tell
+        raise http.client.IncompleteRead(bytes(body), response.length)
     head = {
         "status": response.status,
         "reason": response.reason,

@@ -6,8 +6,8 @@ control socket closes, for whatever reason, it exits, and the kernel ends every 
 namespace with it.
 
 Messages in: `trust` (with the authority's certificate), then any number of `prepare` (with the
-descriptors of a job to come) and `kill`. Out, while it is being built: `pid`, `listeners`, `ready`,
-or `failed` with the step and errno.
+descriptors of a job to come; `later`: when the present one has ended or takes long) and `kill`.
+Out, while it is being built: `listeners`, `ready`, or `failed` with the step and errno.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
 _BUILD_TIMEOUT = 20.0
 _FILTER = seccomp.build() if syscalls.supported_machine() else b""
+# How long the spare child waits for a running command to end, with which it would compete.
+_BUSY_MS = 5
 _OOM_SCORE = b"300"  # after the agent's processes, before anything of the host's
 _OOM_SCORE_OF_JOBS = b"900"
 # The control groups' namespace is made later, when the groups are joined.
@@ -292,6 +294,7 @@ class Init:
         self.spec = spec
         self.score = score
         self.jobs: dict[int, socket.socket] = {}
+        self.later: list[list[int]] = []
         self.wake_read, self.wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def serve(self) -> None:
@@ -302,17 +305,22 @@ class Init:
         poll.register(self.control, select.POLLIN)
         poll.register(self.wake_read, select.POLLIN)
         while True:
-            ready = {descriptor for descriptor, _ in poll.poll()}
+            patience = _BUSY_MS if self.later else None
+            ready = {descriptor for descriptor, _ in poll.poll(patience)}
             if self.wake_read in ready:
                 os.read(self.wake_read, 4096)
                 self.reap()
             if self.control.fileno() in ready:
                 message, fds = ipc.receive(self.control, _BUILD_TIMEOUT)
                 self.handle(message, fds)
+            elif self.later:
+                self.prepare(self.later.pop(0))
 
     def handle(self, message: dict[str, Any], fds: list[int]) -> None:
         """One request of sandboxd."""
-        if message.get("op") == "prepare":
+        if message.get("op") == "prepare" and message.get("later"):
+            self.later.append(fds)
+        elif message.get("op") == "prepare":
             self.prepare(fds)
         else:
             ipc.close_all(fds)

@@ -65,7 +65,7 @@ def ruleset(
 
     With a `port`, TCP connections go to that port alone (at any address) and no port is bound
     (ABI 4). Signals and abstract sockets are confined to the domain too (ABI 6). Paths that are not
-    there are left out. The caller closes the descriptor.
+    there, or out of the caller's reach, are left out. The caller closes the descriptor.
     """
     rights = handled(version)
     network = _BIND_TCP | _CONNECT_TCP if port is not None and version >= NETWORK_ABI else 0
@@ -85,8 +85,8 @@ def ruleset(
 def _allow(descriptor: int, path: str, rights: int) -> None:
     try:
         parent = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return
+    except (FileNotFoundError, PermissionError):
+        return  # what the caller cannot get to needs no rule
     try:
         rights &= -1 if Path(path).is_dir() else _FILE
         _add(descriptor, _RULE_PATH_BENEATH, struct.pack("=Qi", rights, parent))

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import errno
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,7 +100,7 @@ def furnish(spawner: Spawner, sandbox: Sandbox) -> dict[str, Any]:
 def _spec(spawner: Spawner, sandbox: Sandbox) -> shared.Spec:
     config, limits, slot = spawner.config, sandbox.limits, sandbox.slot
     return shared.Spec(
-        home=str(config.homes / sandbox.id),
+        home=str(config.home_root / sandbox.id),
         uid=os.geteuid() if spawner.rootless else config.sandbox_uid_base + slot,
         gid=os.getegid() if spawner.rootless else config.sandbox_uid_base + slot,
         proxy_uid=spawner.proxy_ids(slot)[0],
@@ -124,7 +125,9 @@ def not_given(spawner: Spawner, sandbox: Sandbox) -> list[dict[str, Any]]:
     if spawner.rootless:
         found.append(("user_of_its_own", _ONE_USER[spawner.mode == NAMESPACE]))
     if not spawner.groups.complete:
-        found += _WITHOUT_GROUPS
+        found.append(("memory_limit", "per process (RLIMIT_DATA), not of all together"))
+    if spawner.groups.killing is None:
+        found.append(("group_per_command", "a deadline ends all commands of the sandbox"))
     return [{"probe": n, "ok": False, "given": False, "detail": told} for n, told in found]
 
 
@@ -132,11 +135,7 @@ _SHARED = (
     ("root_of_its_own", "the container's system files can be read, names elsewhere looked up"),
     ("processes_of_its_own", "others' processes can be listed; not read, traced or signalled"),
     ("workspace_size", "a file is limited, the folder is not: limit the volume that it is on"),
-    ("loopback_of_its_own", "no server can be started inside"),
-)
-_WITHOUT_GROUPS = (
-    ("memory_limit", "per process (RLIMIT_DATA), not of all together"),
-    ("group_per_command", "a deadline ends all commands of the sandbox"),
+    ("network_of_its_own", "interfaces and connections can be listed; no server can be started"),
 )
 _ANY_ADDRESS = (
     "no packet rules, and Landlock knows no addresses: a server anywhere can be reached, past the "
@@ -159,14 +158,27 @@ def peer(spawner: Spawner, slot: int) -> int | None:
 def prepare_homes(config: Config) -> None:
     """The folder of the folders, which each sandbox's user can pass and none can list.
 
-    Raises OSError, also for a folder above that they cannot pass.
+    Raises OSError, also for a folder above that they cannot pass or that others could replace: as
+    root we would then make and give away what a link of theirs points to.
     """
-    config.homes.mkdir(exist_ok=True)
-    config.homes.chmod(0o711)
-    for folder in config.homes.parents if os.geteuid() == 0 else ():
-        if not folder.stat().st_mode & 0o001:
-            told = f"other users cannot pass {folder}; chmod o+x {folder}"
-            raise OSError(errno.EACCES, told)
+    _make(config.home_root)
+    ours, root = {0, os.geteuid()}, os.geteuid() == 0
+    for folder in (config.home_root, *config.home_root.parents):
+        found = folder.lstat()
+        writable = found.st_mode & 0o022 and not found.st_mode & stat.S_ISVTX
+        if not stat.S_ISDIR(found.st_mode) or (root and (found.st_uid not in ours or writable)):
+            raise OSError(errno.EPERM, f"others could put something in place of {folder}")
+        if root and not found.st_mode & 0o001 and folder != config.home_root:
+            raise OSError(errno.EACCES, f"other users cannot pass {folder}; chmod o+x {folder}")
+    config.home_root.chmod(0o711)
+
+
+def _make(folder: Path) -> None:
+    """The folder and what is missing above it, whatever our umask."""
+    if not folder.exists():
+        _make(folder.parent)
+        folder.mkdir()
+        folder.chmod(0o711)
 
 
 def chosen(spawner: Spawner, mode: str) -> Spawner:
@@ -185,7 +197,7 @@ def remove_leftovers(spawner: Spawner) -> int:
     """
     count = 0
     with contextlib.suppress(FileNotFoundError):
-        for home in spawner.config.homes.iterdir():
+        for home in spawner.config.home_root.iterdir():
             owner = (home / "workspace").lstat()
             if _is_ours(spawner, owner.st_uid):
                 spec = _left(spawner, home, owner)

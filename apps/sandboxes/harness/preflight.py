@@ -211,7 +211,7 @@ def close_spawner(spawner: Spawner) -> None:
         os.waitpid(client.pid, 0)
     spawner.groups.remove()
     with contextlib.suppress(OSError):
-        spawner.config.homes.rmdir()
+        spawner.config.home_root.rmdir()
 
 
 def table(host: Host) -> str:

@@ -31,6 +31,7 @@ _INSTALL_RULES = (
     "Install the packet rules in an init step that has CAP_NET_ADMIN, with the configuration of "
     "this sandboxd: python -m apps.sandboxes.harness.owner_rules install --config FILE"
 )
+_NO_HOMES = "Set `homes` in sandboxd's configuration to a folder of root's own."
 _APPARMOR_PROFILE = (
     "abi <abi/4.0>,\ninclude <tunables/global>\n"
     "profile lensagents-sandboxd {python} flags=(unconfined) {{\n  userns,\n}}\n"
@@ -52,7 +53,12 @@ def of(mode: str, step: str, number: int, problem: str) -> str:
         return f"Sandboxes need Linux on x86_64 or aarch64: {problem}"
     if mode == NAMESPACE:
         return _of_namespace(step, number, problem)
-    known = {"owner rules": _INSTALL_RULES, "landlock": NO_LANDLOCK, "one user": ONE_USER}
+    known = {
+        "owner rules": _INSTALL_RULES,
+        "landlock": NO_LANDLOCK,
+        "one user": ONE_USER,
+        "folders": _NO_HOMES,
+    }
     told = known.get(step, f"A sandbox in {mode} mode failed at step {step}, errno {number}.")
     return f"{told} ({problem})"
 

@@ -102,10 +102,12 @@ def run(
     content: bytes | None = None,
     client: socket.socket | None = None,
     refill: bool = True,
+    frame: bool = False,
 ) -> Outcome:
     """Run one job to its end; `timeout` in seconds, `limit` in bytes a stream.
 
-    `refill` has the next job's child forked meanwhile.
+    `refill` has the next job's child forked meanwhile. With `frame`, a job of ours is over when its
+    answer is whole: one frame on its output, after which it only ends.
 
     Raises Conflict `sandbox_stopped`, Unavailable `process_limit`, Invalid for a job that could not
     start, ClientGoneError.
@@ -117,8 +119,8 @@ def run(
             with _Pipes() as pipes:
                 pipes.hand_over(prepared, kind, request, content)
                 if refill:
-                    sandbox.refill()
-                watch = _Watch(sandbox, prepared, pipes, limit, client)
+                    sandbox.refill(later=True)
+                watch = _Watch(sandbox, prepared, pipes, limit, client, frame=frame)
                 watch.until_end(started + timeout)
         finally:
             sandbox.release(prepared)
@@ -139,6 +141,8 @@ class _Watch:
         pipes: _Pipes,
         limit: int,
         client: socket.socket | None,
+        *,
+        frame: bool,
     ) -> None:
         self.sandbox = sandbox
         self.prepared = prepared
@@ -146,6 +150,7 @@ class _Watch:
         self.streams = {pipes.output: Stream(limit), pipes.errors: Stream(limit)}
         self.ordered = tuple(self.streams.values())
         self.client = client
+        self.frame = frame
         self.end: dict[str, Any] | None = None
         self.began = False
         self.timed_out = False
@@ -159,7 +164,7 @@ class _Watch:
     def until_end(self, deadline: float) -> None:
         """Until the job has ended and its output is read, or will be read by nobody."""
         killed = False
-        while self.end is None or self.streams:
+        while (self.end is None or self.streams) and not self._said_all():
             left = deadline - time.monotonic()
             if left <= 0:
                 if self.end is not None or killed:
@@ -196,6 +201,10 @@ class _Watch:
             self.poll.unregister(descriptor)
             self.gone = True
 
+    def _said_all(self) -> bool:
+        data = self.ordered[0].data
+        return self.frame and len(data) >= 4 and len(data) >= 4 + int.from_bytes(data[:4], "big")
+
     def _read_status(self) -> dict[str, Any]:
         try:
             message, fds = ipc.receive(self.status, 1.0)
@@ -214,7 +223,7 @@ class _Watch:
         """The result, or the error that took its place."""
         if self.gone:
             raise ClientGoneError
-        end = self.end or {"signal": 9}
+        end = self.end or ({} if self._said_all() else {"signal": 9})
         if "error" in end:
             raise self._error(end)
         stdout, stderr = self.ordered

@@ -139,13 +139,13 @@ class Sandbox:
             self._drop(spare)
         return self._prepare()
 
-    def refill(self) -> None:
-        """Have the next job's child forked while this one's runs."""
+    def refill(self, *, later: bool = False) -> None:
+        """Have the next job's child forked; `later`: not beside a job that has just begun."""
         with self._lock, contextlib.suppress(Conflict, OSError):
             if self._spare is None:
-                self._spare = self._prepare()
+                self._spare = self._prepare(later=later)
 
-    def _prepare(self) -> Prepared:
+    def _prepare(self, *, later: bool = False) -> Prepared:
         if self.control is None or self.failure:
             raise self.gone()
         group = self.group.job() if self.group else None
@@ -153,7 +153,8 @@ class Sandbox:
         (status, theirs), (requests, child) = ipc.pair(), ipc.pair()
         prepared = Prepared(status, requests, group)
         try:
-            ipc.send(self.control, {"op": "prepare"}, [theirs.fileno(), child.fileno(), *joined])
+            fds = [theirs.fileno(), child.fileno(), *joined]
+            ipc.send(self.control, {"op": "prepare", "later": later}, fds)
         except ipc.IpcError as error:
             self._drop(prepared)
             raise self.gone() from error
@@ -205,7 +206,17 @@ class Sandbox:
 
         Raises Invalid `bundle_refused`; a proxy that does not answer ends the sandbox.
         """
-        answer = self._ask_proxy({"op": "bundle", "bundle": bundle})
+        return self._took(bundle, self._ask_proxy({"op": "bundle", "bundle": bundle}))
+
+    def offer(self, bundle: dict[str, Any]) -> None:
+        """The first half of `apply`, for the one who creates: the proxy reads while we go on."""
+        self._ask_proxy({"op": "bundle", "bundle": bundle}, answered=False)
+
+    def accepted(self, bundle: dict[str, Any]) -> int:
+        """The second half."""
+        return self._took(bundle, self._ask_proxy())
+
+    def _took(self, bundle: dict[str, Any], answer: dict[str, Any]) -> int:
         if answer.get("op") != "applied":
             reason = str(answer.get("reason", "the proxy refused the bundle"))
             raise Invalid(reason, field="bundle", code="bundle_refused")
@@ -216,8 +227,9 @@ class Sandbox:
         """Close every connection that runs through the proxy."""
         self._ask_proxy({"op": "cut"}, {"op": "ping"})
 
-    def _ask_proxy(self, *messages: dict[str, Any]) -> dict[str, Any]:
-        """Send messages, of which the last is answered; the answer."""
+    def _ask_proxy(self, *messages: dict[str, Any], answered: bool = True) -> dict[str, Any]:
+        """Send messages, of which the last is answered unless told otherwise; the answer."""
+        answer: dict[str, Any] | None = {}
         with self._proxy_lock:
             if self.proxy_control is None or self.failure:
                 raise self.gone()
@@ -225,7 +237,8 @@ class Sandbox:
                 self.proxy_control.settimeout(_PROXY_TIMEOUT)
                 for message in messages:
                     send_frame(self.proxy_control, message)
-                answer = recv_frame(self.proxy_control)
+                if answered:
+                    answer = recv_frame(self.proxy_control)
             except (OSError, FrameError) as error:
                 self._fail_closed()
                 raise Unavailable("the proxy does not answer", code="sandbox_failed") from error

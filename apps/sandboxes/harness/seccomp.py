@@ -56,6 +56,13 @@ ABSENT: dict[str, _Numbers] = {
     "io_uring_setup": (425, 425), "io_uring_enter": (426, 426), "io_uring_register": (427, 427),
 }  # fmt: skip
 
+# What an egress proxy never does on top: other programs, other processes, sockets of its own that
+# listen. Its listeners are handed to it, and its threads are no processes.
+PROXY_REFUSED: dict[str, _Numbers] = {
+    "execve": (59, 221), "execveat": (322, 281), "fork": (57, None), "vfork": (58, None),
+    "bind": (49, 200), "listen": (50, 201),
+}  # fmt: skip
+
 # Hides its flags behind a pointer that a filter cannot read. Process 1 alone may use it, to fork
 # its children right into their control group; see `build_for_jobs`.
 CLONE3: _Numbers = (435, 435)
@@ -93,6 +100,8 @@ _NAMESPACES = (
     | syscalls.CLONE_NEWPID
     | syscalls.CLONE_NEWNET
 )
+_CLONE_THREAD = 0x00010000
+_NETLINK_SOCK_DIAG = 4
 _AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
 _STREAM, _DGRAM = 1, 2
 _TCP, _UDP = 6, 17
@@ -149,14 +158,15 @@ def _internet_rules() -> list[_Instruction]:
     return [_argument(1), (_AND, 0, 0, 0xF), *kinds, _EPERM]
 
 
-def _socket_rules() -> list[_Instruction]:
-    """Unix, TCP and UDP, and the routing netlink that name look-ups read; no other family."""
+def _socket_rules(*netlink: int) -> list[_Instruction]:
+    """Unix, TCP and UDP, and netlink of the protocols named; no other family."""
+    named = [i for protocol in netlink for i in _when(_JEQ, protocol, [_PASS])]
     return [
         _argument(0),
         *_when(_JEQ, _AF_UNIX, [_PASS]),
         *_when(_JEQ, _AF_INET, _internet_rules()),
         *_when(_JEQ, _AF_INET6, _internet_rules()),
-        *_when(_JEQ, _AF_NETLINK, [_argument(2), *_when(_JEQ, 0, [_PASS]), _EPERM]),
+        *(_when(_JEQ, _AF_NETLINK, [_argument(2), *named, _EPERM]) if named else ()),
         _refuse(errno.EAFNOSUPPORT),
     ]
 
@@ -182,20 +192,40 @@ def build(machine: str = "") -> bytes:
     An array of `struct sock_filter` for `machine` (default: this one). Raises KeyError for a
     machine whose numbers are not known.
     """
+    # The routing netlink (protocol 0) is what name look-ups read.
+    return _program(machine, _socket_rules(0), _clone_rules(), {})
+
+
+def build_for_proxy(machine: str = "", *, diagnosis: bool = False) -> bytes:
+    """The filter of an egress proxy. `diagnosis`: it may ask whose a socket is (sock_diag)."""
+    sockets = _socket_rules(_NETLINK_SOCK_DIAG) if diagnosis else _socket_rules()
+    threads = [_argument(0), *_when(_JSET, _CLONE_THREAD, _clone_rules()), _EPERM]
+    return _program(machine, sockets, threads, PROXY_REFUSED, clone3=False)
+
+
+def _program(
+    machine: str,
+    sockets: list[_Instruction],
+    clone: list[_Instruction],
+    refused: dict[str, _Numbers],
+    *,
+    clone3: bool = True,
+) -> bytes:
     column, audit_arch = _ARCHITECTURES[machine or platform.machine()]
     program = _head(audit_arch)
     if column == 0:
         program += _when(_JGE, _X32_BIT, [_refuse(errno.ENOSYS)])
     program += _when(_JGT, LAST_REVIEWED, [_refuse(errno.ENOSYS)])
     checked = (
-        (_SOCKET, _socket_rules()),
+        (_SOCKET, sockets),
         (_SOCKETPAIR, _socketpair_rules()),
-        (_CLONE, _clone_rules()),
+        (_CLONE, clone),
+        *(() if clone3 else ((CLONE3, [_refuse(errno.ENOSYS)]),)),
         (_UNSHARE, _unshare_rules()),
         (_IOCTL, _ioctl_rules()),
         (_PERSONALITY, _personality_rules()),
         *((numbers, [_refuse(errno.ENOSYS)]) for numbers in ABSENT.values()),
-        *((numbers, [_EPERM]) for numbers in REFUSED.values()),
+        *((numbers, [_EPERM]) for numbers in (REFUSED | refused).values()),
     )
     for numbers, body in checked:
         number = numbers[column]

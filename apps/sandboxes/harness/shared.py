@@ -187,6 +187,7 @@ def _leave_to_a_child(control: socket.socket) -> None:
     pid = os.fork()
     if pid == 0:
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+        syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)  # not inherited
         return
     control.close()
     confine.name_process("lens-warden")

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from apps.common.errors import Invalid, LensError, Unavailable
 from apps.common.frames import FrameError, recv_frame, send_frame
-from apps.sandboxes.harness import init, ipc, modes, rootfs, runner
+from apps.sandboxes.harness import init, ipc, modes, proxy_cage, rootfs, runner
 from apps.sandboxes.harness.config import DEGRADED, NAMESPACE
 from apps.sandboxes.harness.sandbox import (
     Process,
@@ -120,9 +120,9 @@ class Spawner:
         )
         try:
             self._build(sandbox, wanted)
-            sandbox.refill()
-            sandbox.apply(wanted.bundle)
-            sandbox.report = [*selftest(sandbox), *modes.not_given(self, sandbox)]
+            confined = self._proxy_confined(sandbox)
+            sandbox.report = [*selftest(sandbox), confined, *modes.not_given(self, sandbox)]
+            sandbox.accepted(wanted.bundle)
         except (SpawnError, ipc.IpcError, OSError) as error:
             self.discard(sandbox)
             message = f"the sandbox could not be built: {error}"
@@ -140,6 +140,16 @@ class Spawner:
         sandbox.stop()
         hand_over_spool(sandbox.spool, self.config.control_uid, self.config.control_gid)
 
+    def _proxy_confined(self, sandbox: Sandbox) -> dict[str, Any]:
+        """What the kernel says of the proxy, for the report. Raises Unavailable."""
+        if sandbox.proxy is None:
+            raise sandbox.gone()
+        line = proxy_cage.probe(sandbox.proxy.pid, root=not self.rootless)
+        if not line["ok"]:
+            message = f"the sandbox's proxy is not confined: {line['detail']}"
+            raise Unavailable(message, code="selftest_failed")
+        return line
+
     def _build(self, sandbox: Sandbox, wanted: Wanted) -> None:
         with self._begin_proxy(sandbox, wanted) as proxy:
             listeners = self.unshare(sandbox)
@@ -148,7 +158,12 @@ class Spawner:
             finally:
                 ipc.close_all(listeners)
             authority = _proxy_ready(sandbox, proxy)
-        finish(sandbox, authority)
+        trust(sandbox, authority)
+        # Both read on while we wait: pid 1 forks its first child as soon as the sandbox is closed,
+        # and the proxy takes its policy.
+        sandbox.refill()
+        sandbox.offer(wanted.bundle)
+        await_ready(sandbox)
 
     def unshare(self, sandbox: Sandbox) -> list[int]:
         """Fork pid 1 into its namespaces; the listeners that it opened there."""
@@ -201,6 +216,7 @@ class Spawner:
             "sandbox_id": sandbox.id,
             "sandbox_token": wanted.token,
             "broker_socket": str(config.broker_socket),
+            "platform_socket": str(config.platform_socket) if config.platform_socket else None,
             "spool_dir": sandbox.spool,
             "identity": wanted.identity,
             "notes": {"isolation": self.mode} if self.mode == DEGRADED else {},
@@ -216,7 +232,8 @@ class Spawner:
             with contextlib.ExitStack() as stack:
                 stack.callback(sandbox.stop)
                 ipc.close_all(self.unshare(sandbox))
-                finish(sandbox, authority)
+                trust(sandbox, authority)
+                await_ready(sandbox)
         except (ipc.IpcError, OSError) as error:
             number = getattr(error, "errno", 0) or 0
             raise SpawnError("start", number, str(error)) from error
@@ -261,11 +278,17 @@ def failure(message: dict[str, Any], expected: str) -> SpawnError:
     return SpawnError(step, number, str(message.get("message", "unexpected message")))
 
 
-def finish(sandbox: Sandbox, authority: str) -> None:
-    """Hand the certificate authority over; pid 1 closes the sandbox and is ready."""
+def trust(sandbox: Sandbox, authority: str) -> None:
+    """Hand the certificate authority over, on which pid 1 closes the sandbox."""
     if sandbox.control is None:
         raise sandbox.gone()
     ipc.send(sandbox.control, {"op": "trust", "authority": authority})
+
+
+def await_ready(sandbox: Sandbox) -> None:
+    """Until pid 1 has closed the sandbox and serves."""
+    if sandbox.control is None:
+        raise sandbox.gone()
     message, fds = ipc.receive(sandbox.control, _STEP_TIMEOUT)
     ipc.close_all(fds)
     if message.get("event") != "ready":
@@ -282,6 +305,7 @@ def selftest(sandbox: Sandbox) -> list[dict[str, Any]]:
         timeout=_SELFTEST_TIMEOUT,
         limit=_SELFTEST_OUTPUT,
         refill=False,
+        frame=True,
     )
     report: list[dict[str, Any]] = runner.answer(outcome)[0]["report"]
     failed = [f"{line['probe']} ({line['detail']})" for line in report if not line["ok"]]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apps.common.frames import recv_frame
-from apps.sandboxes.harness import confine, forker, ipc, syscalls
+from apps.sandboxes.harness import confine, forker, ipc, proxy_cage, syscalls
 from apps.sandboxes.harness.peers import OwnedListener
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ def preparation(upstream_ca_file: Path | None) -> Callable[[], forker.Children]:
         main.preload(upstream_ca_file)
         # Thrown away at once: what a first key, certificate and context initialise is what counts.
         Authority(leaves=1).context("preload.invalid")
+        for diagnosis in (False, True):
+            proxy_cage.system_call_filter(diagnosis=diagnosis)
         return forker.Children(start)
 
     return prepare
@@ -68,6 +70,7 @@ def start(message: dict[str, Any], fds: list[int]) -> None:
     if config is None:
         return
     control.settimeout(None)
+    proxy_cage.close(Path(config["spool_dir"]), diagnosis=message["peer"] is not None)
     run_proxy(_listeners(announced, message["peer"]), control, egress_config(config))
 
 
@@ -87,12 +90,13 @@ def egress_config(values: dict[str, Any]) -> Any:
     """The proxy's own configuration type, from JSON values."""
     from apps.proxy.egress.config import EgressConfig  # noqa: PLC0415 loaded by `prepare`
 
-    upstream = values["upstream_ca_file"]
+    upstream, platform = values["upstream_ca_file"], values["platform_socket"]
     mapped = {host: (address, port) for host, (address, port) in values["address_map"].items()}
     return EgressConfig(
         sandbox_id=values["sandbox_id"],
         sandbox_token=values["sandbox_token"],
         broker_socket=Path(values["broker_socket"]),
+        platform_socket=Path(platform) if platform else None,
         spool_dir=Path(values["spool_dir"]),
         identity=values["identity"],
         notes=values["notes"],

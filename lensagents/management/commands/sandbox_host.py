@@ -15,9 +15,10 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
 from apps.sandboxes.broker import Broker
-from apps.sandboxes.paths import broker_socket
+from apps.sandboxes.paths import broker_socket, inside_socket
 from apps.sandboxes.watch import Watcher
 from lensagents.embedded.sandbox_host import sandboxd_config
+from lensagents.inside import InsideDoor
 
 if TYPE_CHECKING:
     import argparse
@@ -30,10 +31,10 @@ LOOK_SECONDS = 1.0
 class Command(BaseCommand):
     """Answer the egress proxies and keep sandboxes up to date, until SIGTERM or SIGINT.
 
-    Ends with an error when one of the two has died: then the supervisor starts both anew.
+    Ends with an error when one of them has died: then the supervisor starts all anew.
     """
 
-    help = "Run the credential broker and the policy watcher of a host with sandboxes."
+    help = "Run the broker, the policy watcher and the inside door of a host with sandboxes."
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """sandboxd's configuration follows from ours; print it once when installing."""
@@ -44,7 +45,7 @@ class Command(BaseCommand):
         )
 
     def handle(self, *_args: Any, **options: Any) -> None:
-        """Run both until told to end."""
+        """Run them until told to end."""
         if options["print_config"]:
             config = sandboxd_config(os.geteuid(), os.getegid())
             self.stdout.write(json.dumps(config, indent=2))
@@ -54,7 +55,7 @@ class Command(BaseCommand):
             signal.signal(number, lambda *_: stop.set())
         settings.SPOOL_DIR.mkdir(mode=0o711, parents=True, exist_ok=True)
         settings.SPOOL_DIR.chmod(0o711)  # whatever the umask: proxies of other users pass it
-        run([Broker(broker_socket()), Watcher()], stop)
+        run([Broker(broker_socket()), InsideDoor(inside_socket()), Watcher()], stop)
 
 
 def run(services: list[Service], stop: threading.Event) -> None:

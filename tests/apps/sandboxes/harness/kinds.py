@@ -8,6 +8,7 @@ of the tests' own (`in_own_network`): then the sandboxes' proxies can reach serv
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import sys
@@ -22,9 +23,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _LAUNCH = "tests.apps.sandboxes.harness.launch"
-# Users that no other sandboxd of this machine gives away: where there is no process namespace, a
-# sandbox is ended by its user.
+# Users and ports that no other sandboxd of this machine gives away: where there is no process
+# namespace a sandbox is ended by its user, where there is no network namespace ports are shared.
+_SLOTS = 32
 _FIRST_USER = 1_000_000 + os.getpid() % 10_000 * 1_000
+_FIRST_PORT = 20_000 + os.getpid() % 20 * 500
+_numbers = itertools.count()
 _MARK = "LENS_TEST_OWN_NETWORK"
 
 
@@ -59,26 +63,39 @@ KINDS = {
 
 
 def run(
-    name: str, folder: Path, *, here: bool = False, backend: str = "auto", **settings: Any
+    name: str,
+    folder: Path,
+    *,
+    here: bool = False,
+    backend: str = "auto",
+    delegated: Path | None = None,
+    **settings: Any,
 ) -> Daemon:
     """Start one; skips (or fails, where isolation is required) if this machine cannot.
 
-    A sandbox of it: `daemon.create(allow_degraded=True)`.
+    A sandbox of it: `daemon.create(allow_degraded=True)`. `delegated`: a control group of version 2
+    to make for a rootless one.
     """
     kind = KINDS[name]
+    number = next(_numbers) % 15
     launched = launch.RULES_HERE if here and kind.launched == launch.OWN_NETWORK else kind.launched
     if kind.mode == OWNER_RULES:
         require_rules_program(backend)
         launched = f"{launched}:{backend}"
     if kind.rootless:
-        own = {"control_uid": launch.USER, "control_gid": launch.USER}
+        own: dict[str, Any] = {"control_uid": launch.USER, "control_gid": launch.USER}
         for place in (folder, folder / "run"):
             place.mkdir(exist_ok=True)
             os.chown(place, launch.USER, launch.USER)
     else:
-        own = {"sandbox_uid_base": _FIRST_USER, "proxy_uid_base": _FIRST_USER + 500}
+        user = _FIRST_USER + number * 2 * _SLOTS
+        own = {"sandbox_uid_base": user, "proxy_uid_base": user + _SLOTS}
+        own["homes"] = str(folder / "run" / "sandboxes")
+    own["proxy_port_base"] = _FIRST_PORT + number * _SLOTS
+    if delegated is not None:
+        launched = f"{launched}:{delegated}"
     module = (_LAUNCH, launched) if launched else None
-    values = {"mode": kind.mode, "max_sandboxes": 64, **own, **settings}
+    values = {"mode": kind.mode, "max_sandboxes": _SLOTS, **own, **settings}
     daemon = start(folder, module=module, **values)
     found = daemon.call("GET", "/v1/health")[1]
     if found["isolation"] != kind.mode:

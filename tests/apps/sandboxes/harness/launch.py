@@ -32,14 +32,25 @@ def own_network() -> None:
     syscalls.loopback_up()
 
 
+def delegate(group: Path) -> None:
+    """As a service manager does: a control group (version 2) of the user's own, with us in it."""
+    group.mkdir()
+    for name in ("", "cgroup.procs", "cgroup.subtree_control", "cgroup.threads"):
+        os.chown(group / name, USER, USER)
+    (group / "cgroup.procs").write_text("0")
+
+
 def main() -> int:
-    """Become the kind, then sandboxd."""
+    """Become the kind, then sandboxd. Behind a colon: the program for the packet rules, or a
+    control group to make and delegate."""
     kind, _, backend = sys.argv.pop(1).partition(":")
     path = Path(sys.argv[2])
     if kind == OWN_NETWORK:
         own_network()
     if kind in (OWN_NETWORK, RULES_HERE):
         rules(path, backend or "auto")
+    if kind == PLAIN_USER and backend:
+        delegate(Path(backend))
     if kind == PLAIN_USER:
         os.setgroups([])
         os.setresgid(USER, USER, USER)

@@ -166,21 +166,35 @@ def test_without_a_fork_server_sandboxd_stops(own_daemon: Daemon, name: str) -> 
 
 def named(daemon: Daemon, name: str) -> set[int]:
     """The processes of a sandboxd that go by a name."""
-    return {p for p in processes(daemon) if Path(f"/proc/{p}/comm").read_text().strip() == name}
+    return {p for p in processes(daemon) if proc_file(p, "comm").strip() == name}
+
+
+def proc_file(pid: int, name: str) -> str:
+    """A file of a process, "" when it has gone meanwhile."""
+    try:
+        return Path(f"/proc/{pid}/{name}").read_text()
+    except OSError:
+        return ""
 
 
 def init_and_proxy(box: Box) -> tuple[int, int]:
     """(pid 1, proxy) of a sandbox: by its control group, and by the proxy's user."""
     user = 100_000 + int(box.run("id -u").text)
     (init,) = (
-        p for p in named(box.daemon, "lens-init") if box.id in Path(f"/proc/{p}/cgroup").read_text()
+        p
+        for p in named(box.daemon, "lens-init")
+        if box.id in proc_file(p, "cgroup") and is_first(p)
     )
     (proxy,) = (
-        p
-        for p in named(box.daemon, "lens-egress")
-        if f"Uid:\t{user}\t" in Path(f"/proc/{p}/status").read_text()
+        p for p in named(box.daemon, "lens-egress") if f"Uid:\t{user}\t" in proc_file(p, "status")
     )
     return init, proxy
+
+
+def is_first(pid: int) -> bool:
+    """Whether it is process 1 of a namespace; its children have its name for a moment."""
+    status = proc_file(pid, "status")
+    return status.partition("NSpid:")[2].partition("\n")[0].endswith("\t1")
 
 
 @pytest.mark.parametrize("which", [0, 1], ids=["pid 1", "proxy"])

@@ -29,12 +29,12 @@ NEEDED = {
 
 
 def evaluate(
-    machine: str, number: int, *args: int, arch: int | None = None, jobs: bool = False
+    machine: str, number: int, *args: int, arch: int | None = None, filter_of: str = "build"
 ) -> int:
     """What a filter returns for a call: the kernel's own rules, for the opcodes we use."""
     given_arch = ARCHITECTURES[machine] if arch is None else arch
     data = struct.pack("=iIQ6Q", number, given_arch, 0, *(*args, 0, 0, 0, 0, 0, 0)[:6])
-    code = seccomp.build_for_jobs(machine) if jobs else seccomp.build(machine)
+    code = getattr(seccomp, filter_of)(machine)
     program = list(struct.iter_unpack("=HBBI", code))
     accumulator, position = 0, 0
     while True:
@@ -69,7 +69,7 @@ def numbers(table: dict[str, tuple[int, int | None]], machine: str) -> list[int]
 def test_the_list_is_refused(machine: str) -> None:
     for number in numbers(seccomp.REFUSED, machine):
         assert evaluate(machine, number) == refusal(errno.EPERM), number
-    assert evaluate(machine, 435, jobs=True) == refusal(errno.ENOSYS)
+    assert evaluate(machine, 435, filter_of="build_for_jobs") == refusal(errno.ENOSYS)
     for number in numbers(seccomp.ABSENT, machine):
         assert evaluate(machine, number) == refusal(errno.ENOSYS), number
 
@@ -78,7 +78,7 @@ def test_the_list_is_refused(machine: str) -> None:
 def test_what_programs_need_is_allowed(machine: str) -> None:
     for number in numbers(dict(NEEDED), machine):
         assert evaluate(machine, number) == ALLOW, number
-        assert evaluate(machine, number, jobs=True) == ALLOW, number
+        assert evaluate(machine, number, filter_of="build_for_jobs") == ALLOW, number
     assert evaluate(machine, 435) == ALLOW  # process 1 forks with it
 
 
@@ -137,6 +137,45 @@ def test_sockets_are_an_allow_list(
     result = evaluate(machine, SOCKET[machine], family, kind | extra, protocol)
     assert (result == ALLOW) is allowed
     assert (evaluate(machine, SOCKETPAIR[machine], family, kind) == ALLOW) is (family == 1)
+
+
+LISTEN = {"x86_64": 50, "aarch64": 201}
+SENDING = {"x86_64": ((44, 3), (46, 2), (307, 3)), "aarch64": ((206, 3), (211, 2), (269, 3))}
+MSG_FASTOPEN = 0x20000000
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+@given(
+    family=st.integers(0, 50),
+    kind=st.integers(0, 15),
+    extra=st.sampled_from([0, 0o4000, 0o2000000]),
+    flags=st.integers(0, 2**32 - 1),
+)
+def test_without_namespaces_tcp_is_the_only_socket(
+    machine: str, family: int, kind: int, extra: int, flags: int
+) -> None:
+    """On top of the list for all: both filters are asked, and the stricter answer counts."""
+
+    def allowed(number: int, *args: int) -> bool:
+        filters = ("build", "build_for_shared")
+        return all(evaluate(machine, number, *args, filter_of=one) == ALLOW for one in filters)
+
+    tcp = family in (2, 10) and kind == 1
+    assert allowed(SOCKET[machine], family, kind | extra, 0) is (tcp or family == 16)
+    assert allowed(SOCKETPAIR[machine], 1, kind | extra, 0)
+    assert not allowed(LISTEN[machine], 3, 128)
+    for number, index in SENDING[machine]:
+        arguments = [0] * index + [flags]
+        assert allowed(number, *arguments) is not bool(flags & MSG_FASTOPEN)
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_without_namespaces_nothing_is_shared_by_number_or_name(machine: str) -> None:
+    shared = numbers(seccomp.SHARED, machine)
+    for number in shared:
+        assert evaluate(machine, number, filter_of="build_for_shared") == refusal(errno.EPERM)
+    for number in set(numbers(dict(NEEDED), machine)) - set(shared):
+        assert evaluate(machine, number, filter_of="build_for_shared") == ALLOW
 
 
 def test_an_unknown_machine_has_no_filter() -> None:
