@@ -9,7 +9,7 @@ NAME ?=
 WORKERS ?= 2
 PYTEST_ARGS ?=
 
-.PHONY: help demo up test test-sso lint format bench attacks test-clients lock embedded dev
+.PHONY: help demo up test test-sso lint format bench attacks fuzz test-clients lock embedded dev
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 20
@@ -52,6 +52,9 @@ bench: dev ## run one benchmark: make bench NAME=chain
 
 attacks: dev ## attack a real sandbox and its proxy, and stock proxy.py (ARGS=--smoke, ARGS=--mutants)
 	@$(PY) -m tests.attacks $(ARGS)
+
+fuzz: dev ## fuzz the REST API on a live server as three callers (ARGS=--smoke)
+	@$(PY) -m tests.fuzz $(ARGS)
 
 test-clients: dev ## run real HTTP clients inside a sandbox
 	@$(PY) -m tests.clients

@@ -91,6 +91,16 @@ class Flag(serializers.BooleanField):
         return data
 
 
+class Number(serializers.IntegerField):
+    """A whole number, not a text that looks like one."""
+
+    def to_internal_value(self, data: Any) -> int:
+        """The number, or an error."""
+        if isinstance(data, bool) or not isinstance(data, int):
+            self.fail("invalid")
+        return data
+
+
 class Choice(serializers.ChoiceField):
     """One of some words."""
 

@@ -11,7 +11,8 @@ Rules.
    auditor reads, in one organization, for an hour at most.
 5. There is no superuser. The platform itself (`system`: set-up, sweeps) passes, and its events say
    so.
-6. Tokens of agents and sandboxes are no actors here; they change nothing in the control plane.
+6. An agent's token acts over the REST API with the roles of its one team, and none in the
+   organization. A sandbox's token is no actor here; it changes nothing in the control plane.
 
 `docs/access.md` is generated from `VERBS`.
 """

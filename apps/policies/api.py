@@ -12,7 +12,7 @@ from rest_framework.decorators import action
 from rest_framework.response import Response
 
 from apps.common.api_bodies import JSON, YAML, JsonParser, JsonRenderer, YamlParser, YamlRenderer
-from apps.common.api_fields import Choice, Key, Strict, Text, WholeNumber
+from apps.common.api_fields import Choice, Key, Number, Strict, Text, WholeNumber
 from apps.common.errors import Invalid, NotFound
 from apps.orgs.access import require
 from apps.orgs.api.base import Created, Deleted, Listed, Shown
@@ -73,7 +73,7 @@ class Apply(Why):
 class Rollback(Why):
     """Which version is saved again."""
 
-    number = serializers.IntegerField(min_value=1, max_value=NUMBER)
+    number = Number(min_value=1, max_value=NUMBER)
 
 
 class Versions(Strict):

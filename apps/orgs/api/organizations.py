@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rest_framework import serializers
 from rest_framework.response import Response
 
-from apps.common.api_fields import Strict, Text
+from apps.common.api_fields import Flag, Number, Strict, Text
 from apps.orgs import services
 from apps.orgs.api.base import Changed, Listed, OrgView, Shown
 from apps.orgs.models import Organization, Project, ProjectRole, Team
@@ -28,7 +28,13 @@ class OrganizationOut(serializers.ModelSerializer[Organization]):
             "slug",
             "name",
             "time_zone",
+            "sandbox_idle_minutes",
+            "sandbox_max_age_hours",
+            "sandboxes_per_principal",
+            "sandboxes_total",
             "allow_degraded",
+            "manual_days",
+            "break_glass_consent",
             "created_at",
             "updated_at",
         )
@@ -47,6 +53,16 @@ class OrganizationChange(Strict):
         help_text="Whether sandboxes may be held by Landlock and seccomp alone, on a host that "
         "offers nothing better. Switching it off ends those that run.",
     )
+    sandbox_idle_minutes = Number(
+        min_value=1, max_value=1_440, required=False, help_text="A sandbox without a call ends."
+    )
+    sandbox_max_age_hours = Number(min_value=1, max_value=168, required=False)
+    sandboxes_per_principal = Number(min_value=1, max_value=1_000, required=False)
+    sandboxes_total = Number(min_value=1, max_value=10_000, required=False)
+    manual_days = Number(
+        min_value=1, max_value=3_650, required=False, help_text="What is given by hand ends."
+    )
+    break_glass_consent = Flag(required=False, help_text="Operators ask before they look.")
 
 
 class OrganizationsApi(Listed, Shown, Changed):
@@ -81,7 +97,7 @@ class ProjectPlace(Place):
 class WhoamiOut(serializers.Serializer[Any]):
     """Who calls."""
 
-    kind = serializers.ChoiceField(choices=("user", "agent"))
+    kind = serializers.ChoiceField(choices=("user", "agent", "operator"))
     id = serializers.CharField()
     name = serializers.CharField()
     by = serializers.ChoiceField(choices=("session", "token"))
