@@ -13,7 +13,6 @@ Neither of the last two changes or deletes an audit event.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from django.apps import apps
@@ -21,6 +20,7 @@ from django.db import transaction
 from psycopg import sql
 
 from apps.common import lookups
+from apps.common.roles import EVERYTHING
 from apps.common.tenancy import ORGANIZATION
 from apps.common.tenant_guard import has_organization, parents, tenant_models
 
@@ -30,22 +30,14 @@ if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
     from django.db.models import Model
 
-EVERYTHING: Final = "lens.everything"
+    from apps.common.roles import Roles
+
 # Insert and read: what happened is not changed. What is only read: the list of migrations.
 APPEND_ONLY: Final = frozenset({"audit_auditevent"})
 READ_ONLY: Final = frozenset({"django_migrations"})
 _HERE: Final = "(SELECT nullif(current_setting('lens.org', true), '')::uuid)"
 _MIGRATING: Final = f"(SELECT current_setting('{EVERYTHING}', true) = 'on')"
 LOCK_SECONDS: Final = 10
-
-
-@dataclass(frozen=True, slots=True)
-class Roles:
-    """The three roles, as the database's URLs name them."""
-
-    owner: str
-    application: str
-    system: str
 
 
 def apply(connection: BaseDatabaseWrapper, roles: Roles) -> None:

@@ -30,11 +30,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
 from django.core.validators import RegexValidator
 from django.db import DEFAULT_DB_ALIAS, connections, models
 
 from apps.common.clock import now
 from apps.common.ids import uuid7
+from apps.common.roles import SYSTEM_ALIAS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -89,8 +91,6 @@ class SlugField(_CharField):
 
 
 ORGANIZATION: Final = "orgs.Organization"
-SYSTEM_ALIAS: Final = "system"
-OWNER_ALIAS: Final = "owner"
 _IN_TRANSACTION: Final = 2  # libpq's PQTRANS_INTRANS: begun, and no statement has failed
 
 
@@ -222,7 +222,9 @@ def _connection(*, everywhere: bool) -> BaseDatabaseWrapper:
     if not everywhere:
         return _standing.own_connection
     if SYSTEM_ALIAS not in settings.DATABASES:
-        return current
+        raise ImproperlyConfigured(
+            "This process works on all organizations: LENS_DATABASE_SYSTEM_URL must be set in it."
+        )
     _standing.own_connection = current
     return connections[SYSTEM_ALIAS]
 
