@@ -14,6 +14,7 @@ from django.db import connections
 from apps.audit.models import AuditEvent
 from apps.common import clock
 from apps.common.errors import Denied, NotFound, RateLimited
+from apps.common.tenancy import scope
 from apps.jobs.models import Job
 from apps.orgs.authentication import authenticate
 from apps.orgs.types import SYSTEM, PrincipalKind
@@ -131,7 +132,8 @@ def test_callers_who_race_get_one_sandbox() -> None:
     def ask() -> None:
         start.wait(10)
         try:
-            found.append(asked(principal, world.project.pk).pk)
+            with scope(world.org.pk):
+                found.append(asked(principal, world.project.pk).pk)
         finally:
             connections.close_all()
 
