@@ -78,6 +78,8 @@ def sign_in_as(alias: str) -> None:
     connections["default"].settings_dict.update({key: chosen[key] for key in ("USER", "PASSWORD")})
 
 
-_application = {key: settings.DATABASES["default"][key] for key in ("USER", "PASSWORD")} if (
-    OWNER_ALIAS in settings.DATABASES
-) else {}
+_application = (
+    {key: settings.DATABASES["default"][key] for key in ("USER", "PASSWORD")}
+    if (OWNER_ALIAS in settings.DATABASES)
+    else {}
+)

@@ -279,14 +279,13 @@ def databases(
     if system is not None:
         found[SYSTEM_ALIAS] = postgresql(system)
     if owner is not None:
-        found[OWNER_ALIAS] = postgresql(owner) | {
-            "OPTIONS": {"options": f"-c {EVERYTHING}=on"}  # its policy: it sees rows to migrate them
-        }
+        # While it says so, its policy lets it see the rows that it migrates.
+        found[OWNER_ALIAS] = postgresql(owner) | {"OPTIONS": {"options": f"-c {EVERYTHING}=on"}}
     urls = [url for url in (application, system, owner) if url is not None]
     if len({url.user for url in urls}) < len(urls):
         raise SettingError(
-            "LENS_DATABASE_URL, LENS_DATABASE_SYSTEM_URL and LENS_DATABASE_OWNER_URL must name three"
-            " different roles (docs/install.md)"
+            "LENS_DATABASE_URL, LENS_DATABASE_SYSTEM_URL and LENS_DATABASE_OWNER_URL must name"
+            " three different roles (docs/install.md)"
         )
     if system is None or owner is None:
         return found, None

@@ -1,8 +1,8 @@
 """Tests: the embedded choices on a data folder and a database of their own.
 
 `LENS_TEST_DATABASE=postgres` runs them on the PostgreSQL and the Redis that `LENS_DATABASE_URL`,
-`LENS_DATABASE_SYSTEM_URL`, `LENS_DATABASE_OWNER_URL` and `LENS_REDIS_URL` name: as the application's
-role, with row-level security.
+`LENS_DATABASE_SYSTEM_URL`, `LENS_DATABASE_OWNER_URL` and `LENS_REDIS_URL` name: as the
+application's role, with row-level security.
 """
 
 import atexit
