@@ -47,7 +47,7 @@ class LookUp:
             call = f"SELECT * FROM lens_{self.name}({places})"  # noqa: S608  our own declaration
             return self._rows(call, list(map(str, keys)))
         with tenancy.looking_up():
-            return self._rows(self.sql, [_for_sqlite(key) for key in keys])
+            return self._rows(self.sql, list(map(_for_sqlite, keys, self.takes)))
 
     def ids(self, *keys: object) -> list[uuid.UUID]:
         """The first column of every answer."""
@@ -74,8 +74,8 @@ def declared() -> list[LookUp]:
     return [_declared[name] for name in sorted(_declared)]
 
 
-def _for_sqlite(key: object) -> object:
-    return key.hex if isinstance(key, uuid.UUID) else key
+def _for_sqlite(key: object, kind: str) -> str:
+    return uuid.UUID(str(key)).hex if kind == UUID else str(key)
 
 
 def _given(value: Any, kind: str) -> Any:

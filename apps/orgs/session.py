@@ -62,7 +62,7 @@ def begin(request: HttpRequest, user: User, idp: IdentityProvider, arrival: Arri
 
 def end(request: HttpRequest, *, by: str) -> None:
     """This browser's session is over; its cookie would open nothing any more."""
-    row = request.session.get(ROW)
+    row = str(request.session.get(ROW, ""))
     org_id = lookups.SESSION.id(row) if row else None
     if org_id is not None:
         with edge(), scope(org_id):
@@ -71,7 +71,7 @@ def end(request: HttpRequest, *, by: str) -> None:
 
 def row_of(request: HttpRequest) -> UserSession | None:
     """The session's row, if it has not ended: a provider, an admin or a removal may have."""
-    row = request.session.get(ROW)
+    row = str(request.session.get(ROW, ""))
     org_id = lookups.SESSION.id(row) if row else None
     if org_id is None or not isinstance(request.user, User):
         return None

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
     from django.http import HttpRequest, HttpResponse
 
+    from apps.orgs.types import Actor
+
 MANY = 30
 _LIBRARY_SETTINGS = {
     "OIDC_USE_NONCE": True,
@@ -188,9 +190,9 @@ class TestView(Departure):
 
     def get(self, request: HttpRequest, idp: uuid.UUID) -> HttpResponse:
         """A GET, as every sign-in; somebody else's provider is as absent as none."""
-        actor = getattr(request, "actor", None)
+        actor: Actor | None = getattr(request, "actor", None)
         row = IdentityProvider.objects.filter(pk=idp).first() if actor else None
-        if row is None or not can(actor, "idp.view", row).visible:
+        if actor is None or row is None or not can(actor, "idp.view", row).visible:
             raise Http404
         try:
             require(actor, "idp.update", row)

@@ -86,7 +86,7 @@ def by_provider(request: HttpRequest) -> HttpResponse:
     return answer
 
 
-def _addressed(issuer: str, audience: list[str]) -> Iterator[IdentityProvider]:
+def _addressed(issuer: str, audience: set[str]) -> Iterator[IdentityProvider]:
     """The providers with this issuer to whom one of these client IDs belongs."""
     for org_id, key in lookups.PROVIDERS_AT.all(issuer):
         with scope(org_id):

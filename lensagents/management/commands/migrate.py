@@ -14,7 +14,7 @@ from django.core.management.commands import migrate
 from django.db import DEFAULT_DB_ALIAS, connections
 
 from apps.common import row_security
-from apps.common.roles import OWNER_ALIAS
+from apps.common.roles import OWNER_ALIAS, Roles
 from apps.common.tenancy import system
 
 
@@ -27,7 +27,7 @@ class Command(migrate.Command):
             options["database"] = OWNER_ALIAS
         connection = connections[options["database"]]
         on_postgresql = connection.vendor == "postgresql"
-        roles = getattr(settings, "LENS_DATABASE_ROLES", None)
+        roles: Roles | None = getattr(settings, "LENS_DATABASE_ROLES", None)
         if on_postgresql and roles is None:
             raise CommandError(
                 "migrations run as the owner of the tables: set LENS_DATABASE_OWNER_URL and"
@@ -35,7 +35,7 @@ class Command(migrate.Command):
             )
         with nullcontext() if on_postgresql else system("migrations"):
             super().handle(*args, **options)
-        if on_postgresql and not (options["plan"] or options["check_unapplied"]):
+        if roles is not None and not (options["plan"] or options["check_unapplied"]):
             row_security.apply(connection, roles)
 
 
