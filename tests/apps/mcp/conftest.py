@@ -187,7 +187,8 @@ async def in_thread(function: Callable[..., Any], *arguments: Any, **named: Any)
 
     def run() -> Any:
         try:
-            return function(*arguments, **named)
+            with everywhere():
+                return function(*arguments, **named)
         finally:
             connections.close_all()
 

@@ -193,7 +193,8 @@ def test_callers_who_race_never_get_more_than_they_may(limit: str) -> None:
     def ask(number: int) -> None:
         start.wait(10)
         try:
-            row = asked(principal, world.project.pk, delegation_scope=str(number))
+            with scope(world.org.pk):
+                row = asked(principal, world.project.pk, delegation_scope=str(number))
             found.append(row.pk)
         except RateLimited as error:
             found.append(error.error_code)
