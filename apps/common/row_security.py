@@ -40,6 +40,17 @@ _HERE: Final = f"(SELECT nullif({_NAMED}, '{NOBODY}')::uuid)"
 _NOBODYS: Final = f"(SELECT {_NAMED} = '{NOBODY}')"
 _MIGRATING: Final = f"(SELECT current_setting('{EVERYTHING}', true) = 'on')"
 LOCK_SECONDS: Final = 10
+_STATE: Final = """
+SELECT (SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = session_user),
+       (SELECT min(pg_get_userbyid(one.role)) FROM (
+            SELECT relowner AS role FROM pg_class
+             WHERE relname = ANY(%s) AND relnamespace = 'public'::regnamespace
+            UNION SELECT unnest(polroles) FROM pg_policy WHERE polname = 'lens_system'
+        ) AS one WHERE pg_has_role(session_user, one.role, 'MEMBER')),
+       (SELECT min(relname) FROM pg_class
+         WHERE relname = ANY(%s) AND relnamespace = 'public'::regnamespace
+           AND NOT (relrowsecurity AND relforcerowsecurity))
+"""
 
 
 def apply(connection: BaseDatabaseWrapper, roles: Roles) -> None:
@@ -53,6 +64,26 @@ def apply(connection: BaseDatabaseWrapper, roles: Roles) -> None:
             *_functions(existing, roles),
         ]:
             cursor.execute(statement)
+
+
+def problem(connection: BaseDatabaseWrapper) -> str:
+    """Why PostgreSQL would not keep organizations apart for this connection; "" when it does.
+
+    SQLite cannot, which the documentation says.
+    """
+    if connection.vendor != "postgresql":
+        return ""
+    tables = [model._meta.db_table for model in tenant_models()]  # noqa: SLF001  documented name
+    with connection.cursor() as cursor:
+        cursor.execute(_STATE, [tables, tables])
+        above, member_of, unforced = cursor.fetchone() or (True, None, None)
+    if above:
+        return "the application's role is a superuser or has BYPASSRLS"
+    if member_of:
+        return f"the application's role owns tenant tables, or can become {member_of}"
+    if unforced:
+        return f"{unforced} has no row-level security: run `manage.py migrate`"
+    return ""
 
 
 def condition(model: type[Model]) -> str:
