@@ -237,7 +237,7 @@ def leaks(folder: Path, lives: int) -> dict[str, int]:
     daemon = start(place, sandbox_uid_base=700_000, proxy_uid_base=800_000)
     try:
         daemon.create().delete()
-        pids = traces.processes(daemon)
+        pids = traces.standing(daemon)
         before = _traces(daemon)
         for _ in range(lives):
             box = daemon.create()
@@ -245,7 +245,7 @@ def leaks(folder: Path, lives: int) -> dict[str, int]:
                 "sleep 100 >/dev/null 2>&1 & setsid sleep 100 >/dev/null 2>&1 & echo x > /tmp/x"
             )
             box.delete()
-        until(lambda: traces.processes(daemon) == pids)
+        until(lambda: traces.standing(daemon) == pids)
         after = _traces(daemon)
     finally:
         daemon.stop()
@@ -254,7 +254,7 @@ def leaks(folder: Path, lives: int) -> dict[str, int]:
 
 
 def _traces(daemon: Daemon) -> dict[str, int]:
-    pids = traces.processes(daemon)
+    pids = traces.standing(daemon)
     return {
         "processes": len(pids),
         "mounts": len(traces.host_mounts().splitlines()),

@@ -9,6 +9,8 @@ from asgiref.sync import sync_to_async
 from django.db import DatabaseError, connection
 from django.db.migrations.executor import MigrationExecutor
 
+from apps.common import row_security
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     Send = Callable[[Message], Awaitable[None]]
 
 _migrated = False
+_isolated = False
 _services: dict[str, Callable[[], bool]] = {}
 
 
@@ -27,13 +30,18 @@ def watch(name: str, alive: Callable[[], bool]) -> None:
 
 def database_state() -> str:
     """`ok`, or in a few words why the database cannot serve."""
-    global _migrated  # noqa: PLW0603  once current, a schema stays current for this code
+    global _migrated, _isolated  # noqa: PLW0603  once right, it stays so for this code
     try:
         with connection.cursor() as cursor:
             cursor.execute("SELECT 1")
         if not _migrated:
             executor = MigrationExecutor(connection)
             _migrated = not executor.migration_plan(executor.loader.graph.leaf_nodes())
+        if not _isolated:
+            problem = row_security.problem(connection)
+            _isolated = not problem
+            if problem:
+                return problem
     except DatabaseError:
         return "unreachable"
     finally:

@@ -96,9 +96,37 @@ def both() -> Iterator[dict[str, str]]:
     with postgresql() as database_url, redis_server() as redis_url:
         yield {
             "LENS_TEST_DATABASE": "postgres",
-            "LENS_DATABASE_URL": database_url,
             "LENS_REDIS_URL": redis_url,
+            **create_roles(database_url),
         }
+
+
+def create_roles(url: str) -> dict[str, str]:
+    """The three roles of an installation on a private server; the variables with their URLs.
+
+    The database of `url` becomes the owner's. For tests alone the application may become the other
+    two by SET ROLE, and never is them without: then a test and the code it tests see one
+    transaction.
+    """
+    password = secrets.token_hex(16)
+    with psycopg.connect(url, autocommit=True) as connection:
+        for role, more in (("owner", "CREATEDB"), ("system", ""), ("app", "NOINHERIT")):
+            name, secret = sql.Identifier(f"lens_{role}"), sql.Literal(password)
+            connection.execute(
+                sql.SQL("CREATE ROLE {} LOGIN {} PASSWORD {}").format(name, sql.SQL(more), secret)
+            )
+        connection.execute("GRANT lens_owner, lens_system TO lens_app")
+        name = sql.Identifier(url.rpartition("/")[2])
+        connection.execute(sql.SQL("ALTER DATABASE {} OWNER TO lens_owner").format(name))
+    where = url.rpartition("@")[2]
+    return {
+        variable: f"postgresql://lens_{role}:{password}@{where}"
+        for variable, role in (
+            ("LENS_DATABASE_URL", "app"),
+            ("LENS_DATABASE_SYSTEM_URL", "system"),
+            ("LENS_DATABASE_OWNER_URL", "owner"),
+        )
+    }
 
 
 def create_database(url: str, name: str) -> str:

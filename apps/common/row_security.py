@@ -13,7 +13,6 @@ Neither of the last two changes or deletes an audit event.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from django.apps import apps
@@ -21,7 +20,8 @@ from django.db import transaction
 from psycopg import sql
 
 from apps.common import lookups
-from apps.common.tenancy import ORGANIZATION
+from apps.common.roles import EVERYTHING
+from apps.common.tenancy import NOBODY, ORGANIZATION
 from apps.common.tenant_guard import has_organization, parents, tenant_models
 
 if TYPE_CHECKING:
@@ -30,22 +30,27 @@ if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
     from django.db.models import Model
 
-EVERYTHING: Final = "lens.everything"
+    from apps.common.roles import Roles
+
 # Insert and read: what happened is not changed. What is only read: the list of migrations.
 APPEND_ONLY: Final = frozenset({"audit_auditevent"})
 READ_ONLY: Final = frozenset({"django_migrations"})
-_HERE: Final = "(SELECT nullif(current_setting('lens.org', true), '')::uuid)"
+_NAMED: Final = "nullif(current_setting('lens.org', true), '')"
+_HERE: Final = f"(SELECT nullif({_NAMED}, '{NOBODY}')::uuid)"
+_NOBODYS: Final = f"(SELECT {_NAMED} = '{NOBODY}')"
 _MIGRATING: Final = f"(SELECT current_setting('{EVERYTHING}', true) = 'on')"
 LOCK_SECONDS: Final = 10
-
-
-@dataclass(frozen=True, slots=True)
-class Roles:
-    """The three roles, as the database's URLs name them."""
-
-    owner: str
-    application: str
-    system: str
+_STATE: Final = """
+SELECT (SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = session_user),
+       (SELECT min(pg_get_userbyid(one.role)) FROM (
+            SELECT relowner AS role FROM pg_class
+             WHERE relname = ANY(%s) AND relnamespace = 'public'::regnamespace
+            UNION SELECT unnest(polroles) FROM pg_policy WHERE polname = 'lens_system'
+        ) AS one WHERE pg_has_role(session_user, one.role, 'MEMBER')),
+       (SELECT min(relname) FROM pg_class
+         WHERE relname = ANY(%s) AND relnamespace = 'public'::regnamespace
+           AND NOT (relrowsecurity AND relforcerowsecurity))
+"""
 
 
 def apply(connection: BaseDatabaseWrapper, roles: Roles) -> None:
@@ -61,16 +66,35 @@ def apply(connection: BaseDatabaseWrapper, roles: Roles) -> None:
             cursor.execute(statement)
 
 
-def condition(model: type[Model]) -> tuple[str, str]:
-    """(what the application sees, what it may write) of a tenant table."""
+def problem(connection: BaseDatabaseWrapper) -> str:
+    """Why PostgreSQL would not keep organizations apart for this connection; "" when it does.
+
+    SQLite cannot, which the documentation says.
+    """
+    if connection.vendor != "postgresql":
+        return ""
+    tables = [model._meta.db_table for model in tenant_models()]  # noqa: SLF001  documented name
+    with connection.cursor() as cursor:
+        cursor.execute(_STATE, [tables, tables])
+        above, member_of, unforced = cursor.fetchone() or (True, None, None)
+    if above:
+        return "the application's role is a superuser or has BYPASSRLS"
+    if member_of:
+        return f"the application's role owns tenant tables, or can become {member_of}"
+    if unforced:
+        return f"{unforced} has no row-level security: run `manage.py migrate`"
+    return ""
+
+
+def condition(model: type[Model]) -> str:
+    """Which rows of a tenant table the application sees, and may write."""
     if model is apps.get_model(ORGANIZATION):
-        return f"id = {_HERE}", f"id = {_HERE}"
+        return f"id = {_HERE}"
     if has_organization(model):
-        seen = f"org_id = {_HERE}"
+        own = f"org_id = {_HERE}"
         nullable = model._meta.get_field("org").null  # noqa: SLF001  Django's documented name
-        return seen, f"org_id IS NOT DISTINCT FROM {_HERE}" if nullable else seen
-    both = " AND ".join(_linked(model))
-    return both, both
+        return f"{own} OR (org_id IS NULL AND {_NOBODYS})" if nullable else own
+    return " AND ".join(_linked(model))
 
 
 def _linked(model: type[Model]) -> Iterator[str]:
@@ -90,15 +114,14 @@ def _table(model: type[Model], existing: set[str], roles: Roles) -> Iterator[sql
     table = sql.Identifier(name)
     yield sql.SQL("ALTER TABLE {} ENABLE ROW LEVEL SECURITY").format(table)
     yield sql.SQL("ALTER TABLE {} FORCE ROW LEVEL SECURITY").format(table)
-    seen, written = condition(model)
-    for policy, role, using, check in (
-        ("lens_organization", roles.application, seen, written),
-        ("lens_system", roles.system, "true", "true"),
-        ("lens_owner", roles.owner, _MIGRATING, _MIGRATING),
+    for policy, role, rows in (
+        ("lens_organization", roles.application, condition(model)),
+        ("lens_system", roles.system, "true"),
+        ("lens_owner", roles.owner, _MIGRATING),
     ):
         yield sql.SQL("DROP POLICY IF EXISTS {} ON {}").format(sql.Identifier(policy), table)
         yield sql.SQL("CREATE POLICY {} ON {} TO {} USING ({}) WITH CHECK ({})").format(
-            sql.Identifier(policy), table, sql.Identifier(role), sql.SQL(using), sql.SQL(check)
+            sql.Identifier(policy), table, sql.Identifier(role), sql.SQL(rows), sql.SQL(rows)
         )
 
 

@@ -30,11 +30,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
 from django.core.validators import RegexValidator
 from django.db import DEFAULT_DB_ALIAS, connections, models
 
 from apps.common.clock import now
 from apps.common.ids import uuid7
+from apps.common.roles import SYSTEM_ALIAS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -89,8 +91,7 @@ class SlugField(_CharField):
 
 
 ORGANIZATION: Final = "orgs.Organization"
-SYSTEM_ALIAS: Final = "system"
-OWNER_ALIAS: Final = "owner"
+NOBODY: Final = "none"
 _IN_TRANSACTION: Final = 2  # libpq's PQTRANS_INTRANS: begun, and no statement has failed
 
 
@@ -106,7 +107,7 @@ class WrongScope(RuntimeError):  # noqa: N818  same
 class Place:
     """Where a thread stands: in one organization, or `everywhere` with the reason why.
 
-    Without either it stands among the rows that belong to no organization (the set-up's events).
+    Without either it stands among the rows that belong to no organization (those of the set-up).
     """
 
     org: uuid.UUID | None = None
@@ -132,7 +133,7 @@ def standing() -> Place | None:
 def scope(org: uuid.UUID | str | None) -> Iterator[None]:
     """Reach the tenant rows of this organization, and of no other, in this thread.
 
-    None: the rows of no organization, which can be written and not read. Inside a scope of the same
+    None: the rows of no organization, such as a first set-up's. Inside a scope of the same
     organization it changes nothing; inside another one it raises WrongScope.
     """
     wanted = Place(org=None if org is None else uuid.UUID(str(org)))
@@ -222,14 +223,16 @@ def _connection(*, everywhere: bool) -> BaseDatabaseWrapper:
     if not everywhere:
         return _standing.own_connection
     if SYSTEM_ALIAS not in settings.DATABASES:
-        return current
+        raise ImproperlyConfigured(
+            "This process works on all organizations: LENS_DATABASE_SYSTEM_URL must be set in it."
+        )
     _standing.own_connection = current
     return connections[SYSTEM_ALIAS]
 
 
 def message_prefix(place: Place) -> str:
     """What goes to PostgreSQL in front of a statement, in the same message."""
-    return "" if place.everywhere else f"SET LOCAL lens.org = '{place.org or ''}'; "
+    return "" if place.everywhere else f"SET LOCAL lens.org = '{place.org or NOBODY}'; "
 
 
 def forget_organization() -> None:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 from django.apps import apps
 
 from apps.common import tenancy
-from apps.common.tenancy import ORGANIZATION, OWNER_ALIAS, OutsideScope
+from apps.common.roles import OWNER_ALIAS
+from apps.common.tenancy import ORGANIZATION, OutsideScope
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -31,7 +31,7 @@ from apps.common import clock
 from apps.common.errors import Unauthenticated
 from apps.common.ids import token_hash
 from apps.common.registry import Registry
-from apps.common.tenancy import scope
+from apps.common.tenancy import edge, scope
 from apps.orgs.refusals import Refusal, token_refused
 from apps.orgs.revision import LEASE_SECONDS, StampedCache, unavailable
 
@@ -104,7 +104,8 @@ def _find(kind: TokenKind, digest: str) -> Holder | Refusal:
     """From the cache or the database. A token that nobody knows is not remembered."""
 
     def load(_: int) -> Holder | Refusal:
-        found = kind.find(digest)
+        with edge():
+            found = kind.find(digest)
         if found is None:
             raise _refused(_UNKNOWN, digest)
         return found
@@ -181,7 +182,7 @@ _last_used = _LastUsed()
 
 
 def _note_used(kind: TokenKind, holder: Holder, at: dt.datetime) -> None:
-    with scope(holder.principal.org_id):
+    with edge(), scope(holder.principal.org_id):
         kind.used(holder.principal.token_id, at)
 
 

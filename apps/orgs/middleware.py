@@ -8,6 +8,7 @@ from django.contrib import auth
 from django.http import HttpResponseNotAllowed
 from django.urls import reverse
 
+from apps.common.tenancy import edge, scope
 from apps.orgs import session
 from apps.orgs.models import User
 from apps.orgs.selectors import actor_for
@@ -26,7 +27,8 @@ READING = ("GET", "HEAD", "OPTIONS")
 class OrganizationMiddleware:
     """`request.org` and `request.actor`: None for nobody, and for somebody without an organization.
 
-    Both are read anew in each request, so that a removed member is out with the next click.
+    Both are read anew in each request, so that a removed member is out with the next click. What
+    comes after runs in the scope of that organization.
     """
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
@@ -34,13 +36,19 @@ class OrganizationMiddleware:
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         """End a session that is over, then find out who acts where."""
-        access = session.operator_access(request)
-        if access is not None:
-            return self._as_operator(request, access)
-        if request.user.is_authenticated and _is_over(request):
-            auth.logout(request)
-        _place(request)
-        return self.get_response(request)
+        with edge():
+            access = session.operator_access(request)
+            if access is not None:
+                with scope(access.org_id):
+                    return self._as_operator(request, access)
+            if request.user.is_authenticated and _is_over(request):
+                auth.logout(request)
+            _place(request)
+            org = request.org  # type: ignore[attr-defined]  # ours, on Django's class
+            if org is None:
+                return self.get_response(request)
+            with scope(org.pk):
+                return self.get_response(request)
 
     def _as_operator(self, request: HttpRequest, access: BreakGlass) -> HttpResponse:
         """Break-glass: read-only, and each request is an event of the organization."""
@@ -75,9 +83,9 @@ def _is_over(request: HttpRequest) -> bool:
 def _place(request: HttpRequest) -> None:
     org = actor = None
     if isinstance(request.user, User) and request.user.is_authenticated:
-        rows = session.organizations_open(request)
-        chosen = str(request.session.get(session.ORG))
-        org = rows.filter(pk=chosen).first() or rows.first()
-        actor = actor_for(request.user, org) if org else None
+        org = session.organization_chosen(request)
+        if org is not None:
+            with scope(org.pk):
+                actor = actor_for(request.user, org)
     request.org = org if actor else None  # type: ignore[attr-defined]  # ours, on Django's class
     request.actor = actor  # type: ignore[attr-defined]  # same

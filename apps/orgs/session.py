@@ -8,12 +8,15 @@ of one organization's provider could enter another organization as somebody who 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Final
+import uuid
+from typing import TYPE_CHECKING, Final, cast
 
 from django.conf import settings
 from django.contrib import auth
 
 from apps.common.errors import NotFound
+from apps.common.tenancy import edge, scope
+from apps.orgs import lookups
 from apps.orgs.addresses import address_of
 from apps.orgs.models import IdentityProvider, Organization, User, UserSession
 from apps.orgs.selectors import organizations_of
@@ -22,7 +25,6 @@ from apps.orgs.services.sessions import live_session, session_begin, sessions_en
 
 if TYPE_CHECKING:
     from django.contrib.sessions.backends.base import SessionBase
-    from django.db.models import QuerySet
     from django.http import HttpRequest
 
     from apps.orgs.models import BreakGlass, SetupLink
@@ -60,15 +62,21 @@ def begin(request: HttpRequest, user: User, idp: IdentityProvider, arrival: Arri
 
 def end(request: HttpRequest, *, by: str) -> None:
     """This browser's session is over; its cookie would open nothing any more."""
-    row = request.session.get(ROW)
-    if row:
-        sessions_end(UserSession.objects.filter(pk=row), by=by)
+    row = str(request.session.get(ROW, ""))
+    org_id = lookups.SESSION.id(row) if row else None
+    if org_id is not None:
+        with edge(), scope(org_id):
+            sessions_end(UserSession.objects.filter(pk=row), by=by)
 
 
 def row_of(request: HttpRequest) -> UserSession | None:
     """The session's row, if it has not ended: a provider, an admin or a removal may have."""
-    row = request.session.get(ROW)
-    return live_session(row, request.user) if row and isinstance(request.user, User) else None
+    row = str(request.session.get(ROW, ""))
+    org_id = lookups.SESSION.id(row) if row else None
+    if org_id is None or not isinstance(request.user, User):
+        return None
+    with edge(), scope(org_id):
+        return live_session(row, request.user)
 
 
 def is_over(session: SessionBase) -> bool:
@@ -78,14 +86,29 @@ def is_over(session: SessionBase) -> bool:
     return not isinstance(started, int) or not 0 <= time.time() - started < age
 
 
-def organizations_open(request: HttpRequest) -> QuerySet[Organization]:
+def organizations_open(request: HttpRequest) -> list[Organization]:
     """The organizations that the signed-in person may open in this session, by name."""
     if not isinstance(request.user, User) or operator_access(request) is not None:
-        return Organization.objects.none()
-    trusting = IdentityProvider.objects.filter(
-        issuer=request.session.get(ISSUER, ""), working_at__isnull=False
-    )
-    return organizations_of(request.user).filter(pk__in=trusting.values("org"))
+        return []
+    found = (_opened(request, org_id) for org_id in lookups.MEMBERSHIPS.ids(request.user.pk))
+    return sorted((org for org in found if org), key=lambda org: org.name)
+
+
+def organization_chosen(request: HttpRequest) -> Organization | None:
+    """Where the person works: the last choice if it still opens, else the first that does."""
+    chosen = request.session.get(ORG)
+    found = _opened(request, uuid.UUID(chosen)) if chosen else None
+    return found or next(iter(organizations_open(request)), None)
+
+
+def _opened(request: HttpRequest, org_id: uuid.UUID) -> Organization | None:
+    """The organization if it opens, looked at in its own scope."""
+    with edge(), scope(org_id):
+        trusting = IdentityProvider.objects.filter(
+            org=org_id, issuer=request.session.get(ISSUER, ""), working_at__isnull=False
+        )
+        rows = organizations_of(cast("User", request.user))
+        return rows.filter(pk__in=trusting.values("org")).first()
 
 
 def organization_switch(request: HttpRequest, org_id: str) -> Organization:
@@ -128,4 +151,5 @@ def recovered_organization(request: HttpRequest) -> Organization | None:
     org_id = request.session.get(RECOVERED)
     if not org_id or not in_setup(request):
         return None
-    return Organization.objects.filter(pk=org_id, closed_at=None).first()
+    with scope(org_id):
+        return Organization.objects.filter(pk=org_id, closed_at=None).first()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from django.contrib.sessions.models import Session
 
 from apps.common import clock
+from apps.common.tenancy import system
 from apps.jobs.periodic import every
 from apps.orgs.models import IdempotentRequest
 from apps.orgs.services.sessions import sessions_forget
@@ -27,6 +28,7 @@ def expire_memberships() -> None:
 
 
 @every(HOUR, name="orgs.forget_idempotency_keys")
+@system("idempotency keys that have ended")
 def forget_idempotency_keys() -> None:
     """Delete what was kept under idempotency keys that have ended, of every organization."""
     IdempotentRequest.objects.filter(expires_at__lte=clock.now()).delete()

@@ -16,6 +16,7 @@ from django.db import transaction
 from apps.agents.models import Agent
 from apps.agents.services import agent_create, token_create, token_revoke
 from apps.common import clock
+from apps.common.tenancy import system
 from apps.connections.services import credential_create
 from apps.orgs.models import Organization, Project, Team
 from apps.orgs.services.grants import grant_set
@@ -88,6 +89,7 @@ class Seeded:
     token: str = dataclasses.field(repr=False)
 
 
+@system("the demo")
 def seed(ticketing_token: str) -> Seeded:
     """Create Acme Corp if it is not there, and a fresh token for its support agent.
 

@@ -22,6 +22,7 @@ from django.db import connection
 
 from apps.audit.models import AuditEvent, Surface
 from apps.common import clock
+from apps.common.tenancy import scope
 from apps.orgs import devidp
 from apps.orgs.models import IdentityProvider
 from apps.orgs.services.identity_providers import idp_create_development, idp_enable
@@ -83,15 +84,18 @@ def session(port: int, say: Callable[[str], None]) -> Iterator[Session]:
         started = clock.now()
         told = asyncio.run(play.play(f"{url}/mcp", token, lambda one: say(_line(one))))
         ok = all(one.ok for one in told) and _proves(twin, told, secret, say)
-        yield Session(url, _show_audit(started, say) and ok)
+        with scope(seeded.org.pk):
+            ok = _show_audit(started, say) and ok
+        yield Session(url, ok)
 
 
 def connect_sign_in(org: Organization) -> None:
     """The people of the seed can sign in at once, through the development identity provider."""
     people = [{"sub": email, "email": email, "name": name} for email, name, _, _ in PEOPLE]
     issuer = devidp.prepare(settings.DATA_DIR, people)
-    if not IdentityProvider.objects.filter(org=org, issuer=issuer).exists():
-        idp_enable(idp_create_development(org, issuer=issuer, actor=SYSTEM), actor=SYSTEM)
+    with scope(org.pk):
+        if not IdentityProvider.objects.filter(org=org, issuer=issuer).exists():
+            idp_enable(idp_create_development(org, issuer=issuer, actor=SYSTEM), actor=SYSTEM)
 
 
 def _line(one: play.Told) -> str:

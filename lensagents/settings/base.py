@@ -13,8 +13,9 @@ from urllib.parse import urlsplit
 from csp.constants import NONE, SELF, UNSAFE_EVAL, UNSAFE_INLINE
 
 from apps.common.hosts import parse_pattern
+from apps.common.roles import EVERYTHING, OWNER_ALIAS, SYSTEM_ALIAS, Roles
 from lensagents.admin_theme import UNFOLD  # noqa: F401  the theme reads it as a setting
-from lensagents.settings.env import DatabaseUrl, Env
+from lensagents.settings.env import DatabaseUrl, Env, SettingError
 
 env = Env()
 BASE_DIR = Path(__file__).resolve().parents[2]
@@ -265,6 +266,30 @@ def postgresql(url: DatabaseUrl) -> dict[str, Any]:
         "CONN_MAX_AGE": 0,
         "OPTIONS": {"pool": {"min_size": 1, "max_size": 8, "timeout": 10}},
     }
+
+
+def databases(
+    application: DatabaseUrl, system: DatabaseUrl | None, owner: DatabaseUrl | None
+) -> tuple[dict[str, Any], Roles | None]:
+    """The connections that the given URLs make, one role each, and the roles when all are known.
+
+    A process has only what it needs: `system` is for workers, `owner` for migrations.
+    """
+    found: dict[str, Any] = {"default": postgresql(application)}
+    if system is not None:
+        found[SYSTEM_ALIAS] = postgresql(system)
+    if owner is not None:
+        # While it says so, its policy lets it see the rows that it migrates.
+        found[OWNER_ALIAS] = postgresql(owner) | {"OPTIONS": {"options": f"-c {EVERYTHING}=on"}}
+    urls = [url for url in (application, system, owner) if url is not None]
+    if len({url.user for url in urls}) < len(urls):
+        raise SettingError(
+            "LENS_DATABASE_URL, LENS_DATABASE_SYSTEM_URL and LENS_DATABASE_OWNER_URL must name"
+            " three different roles (docs/install.md)"
+        )
+    if system is None or owner is None:
+        return found, None
+    return found, Roles(owner.user, application.user, system.user)
 
 
 # Background work. The broker is a doorbell; each job is a row.

@@ -220,6 +220,11 @@ class Env:
             password=unquote(parts.password or ""),
         )
 
+    def database_url_or_none(self, name: str) -> DatabaseUrl | None:
+        """The same, None when it is not set."""
+        given = self._raw(name) is not None or self._raw(f"{name}_FILE") is not None
+        return self.database_url(name) if given else None
+
     def redis_url(self, name: str) -> str:
         """`redis://` or `rediss://` with a host and a database number."""
         value = self.secret(name)

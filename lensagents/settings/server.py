@@ -20,11 +20,13 @@ LENS_KEY_RING = KeyRing(base.env.keys("ENCRYPTION_KEYS"))
 PUBLIC_URL = base.env.origin("PUBLIC_URL")
 REDIS_URL = base.env.redis_url("REDIS_URL")
 _DATABASE_URL = base.env.database_url("DATABASE_URL")
+_SYSTEM_URL = base.env.database_url_or_none("DATABASE_SYSTEM_URL")
+_OWNER_URL = base.env.database_url_or_none("DATABASE_OWNER_URL")
 LENS_PLATFORM_HOSTS = base.platform_hosts(
     *base.ALLOWED_HOSTS, _DATABASE_URL.host, urlsplit(REDIS_URL).hostname or ""
 )
 
-DATABASES = {"default": base.postgresql(_DATABASE_URL)}
+DATABASES, LENS_DATABASE_ROLES = base.databases(_DATABASE_URL, _SYSTEM_URL, _OWNER_URL)
 CACHES = {
     "default": {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": REDIS_URL}
 }

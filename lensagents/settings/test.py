@@ -1,7 +1,8 @@
 """Tests: the embedded choices on a data folder and a database of their own.
 
-`LENS_TEST_DATABASE=postgres` runs them on the PostgreSQL and the Redis that `LENS_DATABASE_URL` and
-`LENS_REDIS_URL` name.
+`LENS_TEST_DATABASE=postgres` runs them on the PostgreSQL and the Redis that `LENS_DATABASE_URL`,
+`LENS_DATABASE_SYSTEM_URL`, `LENS_DATABASE_OWNER_URL` and `LENS_REDIS_URL` name: as the
+application's role, with row-level security.
 """
 
 import atexit
@@ -45,9 +46,16 @@ if base.env.choice("TEST_DATABASE", "sqlite", among=("sqlite", "postgres")) == "
     _WORKER = os.environ.get("PYTEST_XDIST_WORKER", "gw0")  # noqa: TID251  pytest's own name
     _SERVER = urlsplit(base.env.redis_url("REDIS_URL"))
     REDIS_URL = _SERVER._replace(path=f"/{int(_WORKER.removeprefix('gw')) + 1}").geturl()
-    DATABASES["default"] = base.postgresql(base.env.database_url("DATABASE_URL"))
-    # A pool would hold connections that the dropping of the test database waits for.
-    DATABASES["default"]["OPTIONS"] = {}
+    DATABASES, LENS_DATABASE_ROLES = base.databases(
+        base.env.database_url("DATABASE_URL"),
+        base.env.database_url("DATABASE_SYSTEM_URL"),
+        base.env.database_url("DATABASE_OWNER_URL"),
+    )
+    for _one in DATABASES.values():
+        # A pool would hold connections that the dropping of the test database waits for.
+        _one["OPTIONS"].pop("pool", None)
+    for _alias in ("system", "owner"):
+        DATABASES[_alias]["TEST"] = {"MIRROR": "default"}
     CACHES["default"] = {
         "BACKEND": "django.core.cache.backends.redis.RedisCache",
         "LOCATION": REDIS_URL,

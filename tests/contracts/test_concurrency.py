@@ -22,6 +22,7 @@ from apps.policies.documents import PolicyDocument, document_of
 from apps.policies.models import Policy
 from apps.policies.services import policy_save
 from tests import factories
+from tests.tenancy import everywhere
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,8 +47,9 @@ def together(*works: Callable[[int], Any], rounds: int = ROUNDS) -> list[BaseExc
     def run(work: Callable[[int], Any]) -> None:
         try:
             start.wait(timeout=30)
-            for number in range(rounds):
-                _tolerant(work, number)
+            with everywhere():
+                for number in range(rounds):
+                    _tolerant(work, number)
         except BaseException as error:  # noqa: BLE001  to be looked at by the test
             failures.append(error)
         finally:

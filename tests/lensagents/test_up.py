@@ -261,7 +261,7 @@ def test_a_killed_sandboxd_is_started_anew_and_calls_go_on() -> None:
     """Its sandboxes end with it, their rows say so, and the next call gets a fresh one."""
     with running_platform() as platform:
         make = "from tests import factories; print('token', factories.acme().minted.value)"
-        token = platform.manage("shell", "-c", make).split("token ")[1].strip()
+        token = platform.shell(make).split("token ")[1].strip()
         assert asyncio.run(shell(platform, token, "echo 1 > kept; cat kept")) == "1"
         (sandboxd,) = processes_named(platform.process.pid, "lens-sandboxd")
         inside = children(sandboxd)
@@ -277,7 +277,7 @@ def test_a_killed_sandboxd_is_started_anew_and_calls_go_on() -> None:
             "print('rows', sorted(Sandbox.objects.values_list('state', 'failure')),"
             " AuditEvent.objects.filter(action='sandbox_service.restart').count())"
         )
-        told = platform.manage("shell", "-c", look).split("rows ")[1].strip()
+        told = platform.shell(look).split("rows ")[1].strip()
         assert "('failed', 'sandbox_lost')" in told
         assert told.endswith("] 1")
 

@@ -283,6 +283,31 @@ class _Stream:
         return b"".join(parts)
 
 
+def _say_first(sock: socket.socket, protocol: ServerProtocol, seen: Seen) -> None:
+    secret = (seen.header("authorization") or "").encode()
+    if seen.target == "/ws/leak":
+        protocol.send_text(secret)
+    elif seen.target == "/ws/drip":
+        _drip_frames(sock, protocol, secret)
+    elif seen.target == "/ws/masked":
+        sock.sendall(b"".join(protocol.data_to_send()) + b"\x81\x81\0\0\0\0a")
+
+
+def _drip_frames(sock: socket.socket, protocol: ServerProtocol, text: bytes) -> None:
+    """A message in frames of five bytes with pings between them, then messages of five bytes."""
+    pieces = [text[at : at + 5] for at in range(0, len(text), 5)]
+    for number, piece in enumerate(pieces):
+        if number:
+            protocol.send_continuation(piece, fin=piece is pieces[-1])
+        else:
+            protocol.send_text(piece, fin=False)
+        protocol.send_ping(b"between")
+    for piece in pieces:
+        protocol.send_text(piece)
+        sock.sendall(b"".join(protocol.data_to_send()))
+        time.sleep(0.01)
+
+
 def _websocket(sock: socket.socket, stream: _Stream, seen: Seen) -> None:
     """Echo messages; `/ws/leak` says the credential first, `/ws/bye` closes after the first."""
     protocol = ServerProtocol(max_size=None)
@@ -297,8 +322,7 @@ def _websocket(sock: socket.socket, stream: _Stream, seen: Seen) -> None:
         del answer.headers["Upgrade"]
         answer.headers["Upgrade"] = "h2c"
     protocol.send_response(answer)
-    if seen.target == "/ws/leak":
-        protocol.send_text((seen.header("authorization") or "").encode())
+    _say_first(sock, protocol, seen)
     while True:
         sock.sendall(b"".join(protocol.data_to_send()))
         if protocol.close_expected():

@@ -17,6 +17,7 @@ from rest_framework.response import Response
 from apps.common.api import ApiView
 from apps.common.api_throttle import count_call
 from apps.common.errors import Denied, Invalid, NotFound
+from apps.common.tenancy import edge, scope
 from apps.orgs import idempotency
 from apps.orgs.access import can, can_somewhere, require
 from apps.orgs.api.callers import Caller, caller_of
@@ -67,7 +68,11 @@ class OrgView(ApiView):
 
     def answer(self, handler: Callable[[], HttpResponseBase]) -> HttpResponseBase:
         """Open the organization, and do the handler; under an idempotency key only once."""
-        self.org = Organization.objects.get(pk=self.caller.org_id)
+        with edge(), scope(self.caller.org_id):
+            self.org = Organization.objects.get(pk=self.caller.org_id)
+            return self._answer(handler)
+
+    def _answer(self, handler: Callable[[], HttpResponseBase]) -> HttpResponseBase:
         header = self.request.headers.get("Idempotency-Key")
         if header is None or not self.is_repeatable(self.action, self.request.method or ""):
             return handler()

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from apps.common.tenancy import edge, scope
+from apps.orgs import lookups
 from apps.orgs.models import IdentityProvider
 from apps.orgs.oidc.errors import SignInError
 from apps.orgs.services.identity_providers import configured
@@ -66,14 +68,22 @@ def recall(session: SessionBase, state: str) -> Flow:
     if time.time() - entry.get("added_on", 0) > MAX_SECONDS:
         forget(session, state)
         raise _unknown("the state is too old")
-    row = IdentityProvider.objects.filter(pk=entry["idp"], org__closed_at=None)
-    idp = row.select_related("org").first()
+    idp = _provider(entry["idp"])
     if idp is None:
         raise _unknown("its identity provider is gone")
     purpose = Purpose(entry["purpose"])
     if purpose is not Purpose.SIGN_IN:
         idp = configured(idp)
     return Flow(idp, purpose, entry["next"], entry["fingerprint"], entry["invitation"])
+
+
+def _provider(key: str) -> IdentityProvider | None:
+    org_id = lookups.PROVIDER.id(key)
+    if org_id is None:
+        return None
+    with edge(), scope(org_id):
+        rows = IdentityProvider.objects.filter(pk=key, org__closed_at=None)
+        return rows.select_related("org").first()
 
 
 def forget(session: SessionBase, state: str) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from apps.audit.models import Result, Surface
 from apps.audit.services import record
 from apps.common import clock, ids, mail, rows
 from apps.common.errors import Conflict, Denied, Invalid
+from apps.common.tenancy import edge, scope
+from apps.orgs import lookups
 from apps.orgs.access import OPERATOR, require
 from apps.orgs.events import SignInAction
 from apps.orgs.models import BreakGlass, Membership, Organization, OrgRole
@@ -102,15 +104,19 @@ def break_glass_end(access: BreakGlass, *, actor: Actor) -> BreakGlass:
 
 def break_glass_open(token: str) -> BreakGlass:
     """Use the link, once. Denied while it waits for consent, and for every way to be wrong."""
-    found = BreakGlass.objects.filter(token_hash=ids.token_hash(token), org__closed_at=None)
-    waiting = found.filter(needs_consent=True, answered_at=None, use_before__gt=clock.now())
-    if row := waiting.select_related("org").first():
+    digest = ids.token_hash(token)
+    org_id = lookups.BREAK_GLASS.id(digest)
+    opened = waiting = None
+    if org_id is not None:
+        with edge(), scope(org_id):
+            waiting = _waiting(digest)
+            opened = None if waiting else _open(digest)
+    if waiting is not None:
         raise Denied(
-            f"{row.org.name} has not answered yet. One of its admins must approve the request;"
+            f"{waiting.org.name} has not answered yet. One of its admins must approve the request;"
             " then open this link again.",
             code="break_glass_waits",
         )
-    opened = _open(token)
     if opened is None:
         raise Denied(
             "This link is not valid: it was used or refused, is too old, or is not complete. Run"
@@ -120,12 +126,18 @@ def break_glass_open(token: str) -> BreakGlass:
     return opened
 
 
+def _waiting(digest: str) -> BreakGlass | None:
+    found = BreakGlass.objects.filter(token_hash=digest, org__closed_at=None)
+    waiting = found.filter(needs_consent=True, answered_at=None, use_before__gt=clock.now())
+    return waiting.select_related("org").first()
+
+
 @transaction.atomic
-def _open(token: str) -> BreakGlass | None:
+def _open(digest: str) -> BreakGlass | None:
     """The update decides: of two requests with one token, one finds the row unused."""
     now = clock.now()
     fitting = BreakGlass.objects.filter(
-        token_hash=ids.token_hash(token),
+        token_hash=digest,
         used_at=None,
         ended_at=None,
         refused=False,
@@ -134,7 +146,7 @@ def _open(token: str) -> BreakGlass | None:
     ).exclude(needs_consent=True, answered_at=None)
     if not fitting.update(used_at=now):
         return None
-    row = BreakGlass.objects.select_related("org").get(token_hash=ids.token_hash(token))
+    row = BreakGlass.objects.select_related("org").get(token_hash=digest)
     changes = rows.update(row, {"expires_at": now + dt.timedelta(minutes=row.minutes)})
     note(operator_of(row), SignInAction.BREAK_GLASS_OPEN, row, changes)
     return row
@@ -142,13 +154,14 @@ def _open(token: str) -> BreakGlass | None:
 
 def break_glass_live(access_id: str) -> BreakGlass | None:
     """The access while it lasts."""
-    return (
-        BreakGlass.objects.filter(
+    org_id = lookups.BREAK_GLASS_TAKEN.id(access_id)
+    if org_id is None:
+        return None
+    with edge(), scope(org_id):
+        rows_of_it = BreakGlass.objects.filter(
             pk=access_id, ended_at=None, expires_at__gt=clock.now(), org__closed_at=None
         )
-        .select_related("org")
-        .first()
-    )
+        return rows_of_it.select_related("org").first()
 
 
 def break_glass_shown(org: Organization) -> list[BreakGlass]:

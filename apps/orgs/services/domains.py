@@ -14,6 +14,7 @@ from django.db import transaction
 
 from apps.common import clock, rows
 from apps.common.errors import Conflict, Invalid
+from apps.orgs import lookups
 from apps.orgs.access import require
 from apps.orgs.dns_proof import txt_records
 from apps.orgs.events import OrgAction
@@ -112,9 +113,7 @@ def domain_name(text: str) -> str:
 @transaction.atomic
 def _verified(domain: EmailDomain, how: str, actor: Actor, **more: str) -> EmailDomain:
     domain = rows.locked(domain)
-    if EmailDomain.objects.filter(domain=domain.domain, verified_at__isnull=False).exclude(
-        pk=domain.pk
-    ):
+    if any(org_id != domain.org_id for org_id in lookups.DOMAIN.ids(domain.domain)):
         raise Conflict(TAKEN)
     changes = rows.update(domain, {"verified_at": clock.now(), "verified_by": how}, taken=TAKEN)
     note(actor, OrgAction.DOMAIN_VERIFY, domain, changes, **more)

@@ -14,7 +14,8 @@ from django.db import transaction
 
 from apps.common import clock, ids, mail, rows
 from apps.common.errors import Conflict, Denied, Invalid
-from apps.orgs import revision
+from apps.common.tenancy import edge, scope
+from apps.orgs import lookups, revision
 from apps.orgs.access import require
 from apps.orgs.events import OrgAction
 from apps.orgs.models import (
@@ -105,17 +106,7 @@ def invitation_revoke(invitation: Invitation, *, actor: Actor) -> Invitation:
 
 def invitation_of(token: str) -> Invitation:
     """The invitation of a link; Denied with one sentence for every way in which it is wrong."""
-    row = (
-        Invitation.objects.filter(
-            token_hash=ids.token_hash(token),
-            accepted_at=None,
-            revoked_at=None,
-            expires_at__gt=clock.now(),
-            org__closed_at=None,
-        )
-        .select_related("org")
-        .first()
-    )
+    row = _open(ids.token_hash(token))
     if row is None:
         raise Denied(
             "This invitation is not valid: it was used or withdrawn, is too old, or is not"
@@ -123,6 +114,21 @@ def invitation_of(token: str) -> Invitation:
             code="invitation_refused",
         )
     return row
+
+
+def _open(digest: str) -> Invitation | None:
+    org_id = lookups.INVITATION.id(digest)
+    if org_id is None:
+        return None
+    with edge(), scope(org_id):
+        rows = Invitation.objects.filter(
+            token_hash=digest,
+            accepted_at=None,
+            revoked_at=None,
+            expires_at__gt=clock.now(),
+            org__closed_at=None,
+        )
+        return rows.select_related("org").first()
 
 
 def invitation_mail(invited: Invited, link: str) -> bool:

@@ -9,6 +9,7 @@ from django.db import transaction
 
 from apps.common import rows
 from apps.common.errors import Invalid
+from apps.common.ids import uuid7
 from apps.orgs import revision
 from apps.orgs.access import require
 from apps.orgs.events import OrgAction
@@ -16,15 +17,26 @@ from apps.orgs.models import Organization
 from apps.orgs.trail import created, note
 
 if TYPE_CHECKING:
+    import uuid
+
     from apps.orgs.types import Actor
 
 
 @transaction.atomic
 def organization_create(
-    *, slug: str, name: str, time_zone: str = "UTC", actor: Actor
+    *,
+    slug: str,
+    name: str,
+    time_zone: str = "UTC",
+    key: uuid.UUID | None = None,
+    actor: Actor,
 ) -> Organization:
-    """A new organization, without people: `user_invite` adds the first admin."""
-    org = Organization(slug=slug, name=name, time_zone=_known_zone(time_zone))
+    """A new organization, without people: `user_invite` adds the first admin.
+
+    `key` is its id, for who has opened its scope before it exists.
+    """
+    zone = _known_zone(time_zone)
+    org = Organization(id=key or uuid7(), slug=slug, name=name, time_zone=zone)
     require(actor, "organization.create", org)
     rows.insert(org, taken=f"An organization with the slug “{slug}” exists. Choose another slug.")
     note(actor, OrgAction.ORGANIZATION_CREATE, org, created(org, "slug", "name", "time_zone"))

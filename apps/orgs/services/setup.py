@@ -21,6 +21,8 @@ from apps.audit.models import Result, Surface
 from apps.audit.services import record
 from apps.common import clock, ids, rows
 from apps.common.errors import Conflict, Denied, Invalid
+from apps.common.tenancy import scope
+from apps.orgs import lookups
 from apps.orgs.events import SignInAction
 from apps.orgs.models import (
     IdentityProvider,
@@ -40,7 +42,6 @@ from apps.orgs.types import Actor, PrincipalKind
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from django.db.models import QuerySet
 
 TOKEN_PREFIX = "lnsu"  # noqa: S105  a prefix, not a token
 LINK_MINUTES = 15
@@ -53,16 +54,12 @@ FINISHED = "An organization already has a working sign-in, so the set-up is clos
 
 def is_finished() -> bool:
     """Whether some organization has an identity provider of its own in use."""
-    return _in_use().filter(is_development=False).exists()
+    return any(not is_development for _, _, is_development in lookups.PROVIDERS_IN_USE.all())
 
 
 def has_sign_in() -> bool:
     """Whether anybody can sign in, be it through the development provider."""
-    return _in_use().exists()
-
-
-def _in_use() -> QuerySet[IdentityProvider]:
-    return IdentityProvider.objects.filter(working_at__isnull=False, org__closed_at=None)
+    return bool(lookups.PROVIDERS_IN_USE.all())
 
 
 @transaction.atomic
@@ -111,9 +108,13 @@ def recoveries_shown(org: Organization) -> list[SetupLink]:
 
 def setup_link_use(token: str) -> SetupLink:
     """Take the link, once. Raises Denied with one sentence for every way in which it is wrong."""
-    link = _take(token)
+    digest = ids.token_hash(token)
+    # Of no organization in a first set-up; and so is what is noted of a link that is none.
+    with scope(lookups.SETUP_LINK.id(digest)):
+        link = _take(digest)
+        if link is None:
+            _note(SignInAction.SETUP_LINK_REFUSE, None, result=Result.DENIED)
     if link is None:
-        _note(SignInAction.SETUP_LINK_REFUSE, None, result=Result.DENIED)
         raise Denied(
             "This link is not valid: it was used already, is older than 15 minutes, or is not"
             " complete. Run `manage.py bootstrap` for a new one.",
@@ -123,24 +124,26 @@ def setup_link_use(token: str) -> SetupLink:
 
 
 @transaction.atomic
-def _take(token: str) -> SetupLink | None:
+def _take(digest: str) -> SetupLink | None:
     """The update decides: of two requests with one token, one finds the row unused."""
     now = clock.now()
-    fitting = SetupLink.objects.filter(
-        token_hash=ids.token_hash(token), used_at=None, expires_at__gt=now
-    )
+    fitting = SetupLink.objects.filter(token_hash=digest, used_at=None, expires_at__gt=now)
     if is_finished():
         fitting = fitting.filter(org__isnull=False, org__closed_at=None)
     if not fitting.update(used_at=now):
         return None
-    link = SetupLink.objects.get(token_hash=ids.token_hash(token))
+    link = SetupLink.objects.get(token_hash=digest)
     _note(SignInAction.RECOVERY_USE if link.org_id else SignInAction.SETUP_LINK_USE, link)
     return link
 
 
 def unfinished_organization() -> Organization | None:
     """The organization that an earlier set-up session has begun."""
-    return None if is_finished() else Organization.objects.filter(closed_at=None).first()
+    org_id = None if is_finished() else lookups.FIRST_ORGANIZATION.id()
+    if org_id is None:
+        return None
+    with scope(org_id):
+        return Organization.objects.get(pk=org_id)
 
 
 def first_admin(org: Organization) -> User:
@@ -165,9 +168,11 @@ def setup_organization(
         raise Conflict(FINISHED)
     if unfinished_organization() is not None:
         raise Conflict("The organization exists already; go on with its sign-in.")
-    org = organization_create(slug=slug, name=name, actor=SETUP)
-    membership = user_invite(org, email=email, name=admin_name, role=OrgRole.ADMIN, actor=SETUP)
-    return org, membership.user
+    key = ids.uuid7()
+    with scope(key):
+        org = organization_create(slug=slug, name=name, key=key, actor=SETUP)
+        membership = user_invite(org, email=email, name=admin_name, role=OrgRole.ADMIN, actor=SETUP)
+        return org, membership.user
 
 
 @transaction.atomic

@@ -17,6 +17,7 @@ from apps.audit.models import Result, Surface
 from apps.audit.services import record
 from apps.common import clock, rows
 from apps.common.errors import LensError
+from apps.orgs import lookups
 from apps.orgs.events import SignInAction
 from apps.orgs.models import (
     EmailDomain,
@@ -124,11 +125,10 @@ def check_domain(idp: IdentityProvider, email: str) -> None:
         name = domain_name(email.rpartition("@")[2])
     except LensError:
         name = ""
-    verified = EmailDomain.objects.filter(verified_at__isnull=False)
-    own = verified.filter(idp=idp)
+    own = EmailDomain.objects.filter(verified_at__isnull=False, idp=idp)
     if own.filter(domain=name).exists():
         return
-    if own.exists() or verified.filter(domain=name).exists():
+    if own.exists() or lookups.DOMAIN.all(name):
         raise SignInError(
             "domain_foreign",
             f"You signed in as {email}, but this sign-in is not the one for that domain. Use an"

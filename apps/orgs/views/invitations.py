@@ -10,7 +10,8 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_POST
 
 from apps.common.errors import Denied
-from apps.orgs import session
+from apps.common.tenancy import edge, scope
+from apps.orgs import lookups, session
 from apps.orgs.models import IdentityProvider, Invitation
 from apps.orgs.services.invitations import invitation_of
 from apps.orgs.throttle import throttled
@@ -49,9 +50,11 @@ def use_link(request: HttpRequest) -> HttpResponse:
 def sign_in(request: HttpRequest) -> HttpResponse:
     """The providers of the organization that invites."""
     chosen = str(request.session.get(session.INVITATION, uuid.UUID(int=0)))
-    invitation = Invitation.objects.filter(pk=chosen).select_related("org").first()
-    if invitation is None:
+    org_id = lookups.INVITATION_TAKEN.id(chosen)
+    if org_id is None:
         return redirect("invitation")
-    providers = IdentityProvider.objects.filter(org=invitation.org, working_at__isnull=False)
-    context = {"invitation": invitation, "providers": providers.order_by("name")}
-    return render(request, "orgs/invitation/sign_in.html", context)
+    with edge(), scope(org_id):
+        invitation = Invitation.objects.filter(pk=chosen).select_related("org").get()
+        providers = IdentityProvider.objects.filter(org=invitation.org, working_at__isnull=False)
+        context = {"invitation": invitation, "providers": providers.order_by("name")}
+        return render(request, "orgs/invitation/sign_in.html", context)

@@ -7,6 +7,7 @@ that has lost its provider the operator opens the last step again.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from apps.common.errors import LensError
+from apps.common.tenancy import scope
 from apps.orgs import devidp, session
 from apps.orgs.forms import AdminForm, OrganizationForm, ProviderForm
 from apps.orgs.models import IdentityProvider
@@ -49,7 +51,9 @@ def in_setup(view: View) -> View:
         recovered = session.recovered_organization(request)
         if not session.in_setup(request) or (recovered is None and services.is_finished()):
             return redirect("setup")
-        return view(request, *args, **kwargs)
+        org = _unfinished(request)
+        with scope(org.pk) if org else nullcontext():
+            return view(request, *args, **kwargs)
 
     return never_cache(guarded)
 
@@ -86,7 +90,8 @@ def organization(request: HttpRequest) -> HttpResponse:
     if form.is_valid():
         try:
             org, _ = services.setup_organization(**form.cleaned_data)
-            _connect_development(org)
+            with scope(org.pk):
+                _connect_development(org)
             return redirect("setup_sign_in")
         except LensError as error:
             form.refuse(error)

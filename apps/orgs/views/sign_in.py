@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpResponseRedirect
-from django.shortcuts import get_object_or_404, redirect, render
+from django.shortcuts import redirect, render
 from django.utils.decorators import method_decorator
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.cache import never_cache
@@ -21,7 +21,8 @@ from django.views.generic import View
 from mozilla_django_oidc.views import OIDCAuthenticationCallbackView, OIDCAuthenticationRequestView
 
 from apps.common.errors import Denied, Invalid
-from apps.orgs import session
+from apps.common.tenancy import edge, scope
+from apps.orgs import lookups, session
 from apps.orgs.access import can, require
 from apps.orgs.models import IdentityProvider
 from apps.orgs.oidc import flow as flows
@@ -36,8 +37,9 @@ from apps.orgs.throttle import throttled
 if TYPE_CHECKING:
     import uuid
 
-    from django.db.models import QuerySet
     from django.http import HttpRequest, HttpResponse
+
+    from apps.orgs.types import Actor
 
 MANY = 30
 _LIBRARY_SETTINGS = {
@@ -62,8 +64,7 @@ def login(request: HttpRequest, slug: str = "") -> HttpResponse:
         return redirect(onward or "/")
     wanted = slug or request.GET.get("organization", "").strip().lower()
     email = request.POST.get("email", "").strip() if request.method == "POST" else ""
-    many = _working(wanted)[:MANY]
-    providers = list(home_of(email) if email else many)
+    providers = home_of(email) if email else _ways(wanted)
     if email:
         request.session[session.HINT] = email if providers else ""
     context = {
@@ -73,18 +74,19 @@ def login(request: HttpRequest, slug: str = "") -> HttpResponse:
         "email": email,
         "providers": providers if wanted or email or len(providers) == 1 else [],
         "must_choose": not wanted and (bool(email) or len(providers) > 1),
-        "is_set_up": bool(providers) or _working().exists(),
+        "is_set_up": bool(providers) or bool(lookups.PROVIDERS_IN_USE.all()),
     }
     return render(request, "orgs/login.html", context)
 
 
-def home_of(email: str) -> QuerySet[IdentityProvider]:
+def home_of(email: str) -> list[IdentityProvider]:
     """The provider in use that vouches for the address's domain; at most one."""
     try:
         name = domain_name(email.rpartition("@")[2])
     except Invalid:
-        return _working().none()
-    return _working().filter(domains__domain=name, domains__verified_at__isnull=False)
+        return []
+    found = (_working(org_id, pk=idp) for org_id, idp in lookups.DOMAIN.all(name))
+    return [idp for rows in found for idp in rows]
 
 
 def safe_next(request: HttpRequest) -> str:
@@ -113,11 +115,22 @@ def refused(
     return render(request, "orgs/refused.html", context, status=403)
 
 
-def _working(slug: str = "") -> QuerySet[IdentityProvider]:
-    rows = IdentityProvider.objects.filter(working_at__isnull=False, org__closed_at=None)
-    if slug:
-        rows = rows.filter(org__slug=slug)
-    return rows.select_related("org").order_by("name")
+def _ways(slug: str) -> list[IdentityProvider]:
+    """The providers of the organization with this short name; of all, where none is named."""
+    if not slug:
+        found = (_working(org_id, pk=idp) for org_id, idp, _ in lookups.PROVIDERS_IN_USE.all())
+        return [idp for rows in found for idp in rows]
+    org_id = lookups.ORGANIZATION.id(slug)
+    return _working(org_id) if org_id else []
+
+
+def _working(org_id: uuid.UUID, **narrow: object) -> list[IdentityProvider]:
+    """Providers in use of one organization."""
+    with edge(), scope(org_id):
+        rows = IdentityProvider.objects.filter(
+            org=org_id, working_at__isnull=False, org__closed_at=None
+        )
+        return list(rows.filter(**narrow).select_related("org").order_by("name")[:MANY])
 
 
 class Departure(OIDCAuthenticationRequestView):
@@ -165,7 +178,10 @@ class SignInView(Departure):
 
     def get(self, request: HttpRequest, idp: uuid.UUID) -> HttpResponse:
         """A GET: it changes nothing but this browser's own session."""
-        return self.leave(request, get_object_or_404(_working(), pk=idp), Purpose.SIGN_IN)
+        org_id = lookups.PROVIDER.id(idp)
+        for row in _working(org_id, pk=idp) if org_id else []:
+            return self.leave(request, row, Purpose.SIGN_IN)
+        raise Http404
 
 
 @method_decorator([never_cache, throttled("sign-in", times=600, each=300)], name="dispatch")
@@ -174,9 +190,9 @@ class TestView(Departure):
 
     def get(self, request: HttpRequest, idp: uuid.UUID) -> HttpResponse:
         """A GET, as every sign-in; somebody else's provider is as absent as none."""
-        row = IdentityProvider.objects.filter(pk=idp).first()
-        actor = getattr(request, "actor", None)
-        if row is None or actor is None or not can(actor, "idp.view", row).visible:
+        actor: Actor | None = getattr(request, "actor", None)
+        row = IdentityProvider.objects.filter(pk=idp).first() if actor else None
+        if actor is None or row is None or not can(actor, "idp.view", row).visible:
             raise Http404
         try:
             require(actor, "idp.update", row)
@@ -199,7 +215,8 @@ class ArrivalView(OIDCAuthenticationCallbackView):
             self._check_answer(request)
             self._check_tester(request)
             request.oidc_flow = known  # type: ignore[attr-defined]  # for the backend
-            return super().get(request)  # type: ignore[no-any-return]  # an untyped library
+            with edge(), scope(known.idp.org_id):
+                return super().get(request)  # type: ignore[no-any-return]  # an untyped library
         except SignInError as refusal:
             if known is None:
                 return refused(request, refusal, None)

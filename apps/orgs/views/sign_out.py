@@ -18,7 +18,8 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_POST, require_safe
 
-from apps.orgs import session
+from apps.common.tenancy import edge, scope
+from apps.orgs import lookups, session
 from apps.orgs.models import IdentityProvider, User
 from apps.orgs.oidc import logout as tokens
 from apps.orgs.oidc.client import client_for
@@ -29,6 +30,8 @@ from apps.orgs.throttle import throttled
 from apps.orgs.views import operator
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from django.http import HttpRequest, HttpResponse
 
     from apps.orgs.models import UserSession
@@ -42,7 +45,9 @@ def logout(request: HttpRequest) -> HttpResponse:
     row = session.row_of(request)
     onward = _at_provider(request, row) if row else ""
     if isinstance(request.user, User):
-        services.sign_out(request.user, row.org_id if row else None)
+        org_id = row.org_id if row else None
+        with edge(), scope(org_id):
+            services.sign_out(request.user, org_id)
     session.end(request, by="sign-out")
     auth.logout(request)
     if not onward or row is None:
@@ -63,24 +68,34 @@ def done(request: HttpRequest) -> HttpResponse:
 @csrf_exempt
 @require_POST
 @throttled("logout-token", times=600)
+@edge()
 def by_provider(request: HttpRequest) -> HttpResponse:
     """A provider ends sessions that it began. It proves itself by the token alone."""
     token = request.POST.get("logout_token", "")
     idp: IdentityProvider | None = None
     try:
         issuer, audience = tokens.addressed_to(token)
-        found = IdentityProvider.objects.filter(
-            issuer=issuer, client_id__in=audience, org__closed_at=None
-        ).select_related("org")
-        for idp in found:
-            claims = tokens.verified(token, idp)
-            sessions_end_by_provider(idp, claims)
+        for idp in _addressed(issuer, audience):
+            with scope(idp.org_id):
+                sessions_end_by_provider(idp, tokens.verified(token, idp))
         answer = JsonResponse({}, status=200 if idp else 400)
     except SignInError as refusal:
         services.logout_refused(idp, refusal)
         answer = JsonResponse({"error": "invalid_request"}, status=400)
     answer["Cache-Control"] = "no-store"
     return answer
+
+
+def _addressed(issuer: str, audience: set[str]) -> Iterator[IdentityProvider]:
+    """The providers with this issuer to whom one of these client IDs belongs."""
+    for org_id, key in lookups.PROVIDERS_AT.all(issuer):
+        with scope(org_id):
+            rows = IdentityProvider.objects.filter(
+                pk=key, client_id__in=audience, org__closed_at=None
+            )
+            found = rows.select_related("org").first()
+        if found is not None:
+            yield found
 
 
 def _at_provider(request: HttpRequest, row: UserSession) -> str:

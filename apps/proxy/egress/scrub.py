@@ -79,7 +79,7 @@ class Scrubber:
     def feed(self, data: bytes | memoryview) -> bytes:
         """The bytes that are safe to pass now (may be none)."""
         text = mask(self._held + bytes(data), self._needles)
-        keep = max((_overlap(text, needle) for needle in self._needles), default=0)
+        keep = max((overlap(text, needle) for needle in self._needles), default=0)
         cut = len(text) - keep
         self._held = text[cut:]
         return text[:cut]
@@ -95,7 +95,7 @@ class Scrubber:
         return held
 
 
-def _overlap(text: bytes, needle: bytes) -> int:
+def overlap(text: bytes, needle: bytes) -> int:
     """Length of the longest end of `text` that begins `needle` (never the whole of it)."""
     at = text.find(needle[:1], max(0, len(text) - len(needle) + 1))
     while at >= 0:

@@ -15,9 +15,10 @@ import select
 import ssl
 from typing import TYPE_CHECKING
 
-from apps.proxy.egress import scrub
+from apps.proxy.egress import framed
 from apps.proxy.egress.answers import Answer, RefusedError, denied
 from apps.proxy.egress.inject import response_fields
+from apps.proxy.egress.response import UpstreamBrokenError
 
 if TYPE_CHECKING:
     from typing import NoReturn
@@ -96,7 +97,7 @@ class _Way:
         self.sink = sink.sock
         self.count = 0
         self.ended = False
-        self._scrubber = scrub.Scrubber(needles) if needles else None
+        self._scrubber = framed.FrameScrubber(needles) if needles else None
         self._buffer = memoryview(bytearray(_PIECE))
         self.held = memoryview(b"")
         if source.pending:
@@ -125,12 +126,15 @@ class _Way:
             self.held = self.held[count:]
 
     def let_go(self) -> None:
-        """Nothing followed: what the scrubber kept back is no secret."""
+        """Nothing followed in time: what the scrubber kept back cannot wait."""
         if self._scrubber is not None:
             self.held = memoryview(self._scrubber.flush())
 
     def _take(self, data: memoryview) -> None:
-        self.held = data if self._scrubber is None else memoryview(self._scrubber.feed(data))
+        try:
+            self.held = data if self._scrubber is None else memoryview(self._scrubber.feed(data))
+        except framed.FrameError as error:
+            raise UpstreamBrokenError(f"the upstream's WebSocket was malformed: {error}") from None
 
 
 def splice(
@@ -138,7 +142,8 @@ def splice(
 ) -> None:
     """Pass bytes both ways until one side ends or `idle` seconds pass without any.
 
-    What comes from the upstream is searched for `needles`. Raises OSError.
+    What comes from the upstream is searched for `needles`, frame by frame. Raises OSError, or
+    UpstreamBrokenError for what is no frame.
     """
     out, back = _Way(client, upstream, ()), _Way(upstream, client, needles)
     client.sock.settimeout(0)

@@ -163,3 +163,7 @@ class Client:
     def request(self, message: dict[str, Any], fds: list[int]) -> None:
         """Have one child forked; what becomes of it is told on `fds[0]`. Raises IpcError."""
         ipc.send(self.sock, message, fds)
+
+    def close(self) -> None:
+        """Let it end."""
+        self.sock.close()

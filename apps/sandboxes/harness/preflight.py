@@ -23,6 +23,7 @@ from apps.sandboxes.harness import (
     forker,
     landlock,
     modes,
+    proxies,
     remedies,
     shared,
     syscalls,
@@ -178,7 +179,7 @@ def open_spawner(config: Config) -> Spawner:
     """Fork the two servers and find the control groups. Before any thread."""
     pid, requests = forker.fork("lens-forker", shared.prepare, ())
     preparation = zygote.preparation(config.upstream_ca_file)
-    zygote_pid, proxies = forker.fork("lens-zygote", preparation, (requests,))
+    zygote_pid, zygote_requests = forker.fork("lens-zygote", preparation, (requests,))
     hierarchies = []
     if config.use_cgroups:
         hierarchies = cgroups.discover(instance_name(config.socket), config.cgroup_parent)
@@ -187,7 +188,7 @@ def open_spawner(config: Config) -> Spawner:
         config,
         groups,
         forker.Client(pid, requests),
-        forker.Client(zygote_pid, proxies),
+        proxies.Zygote(zygote_pid, zygote_requests),
         remedies.is_rootless(),
     )
 
@@ -207,7 +208,7 @@ def hash_of(text: str) -> str:
 def close_spawner(spawner: Spawner) -> None:
     """End both servers and remove the empty control groups."""
     for client in (spawner.forker, spawner.zygote):
-        client.sock.close()
+        client.close()
         os.waitpid(client.pid, 0)
     spawner.groups.remove()
     with contextlib.suppress(OSError):

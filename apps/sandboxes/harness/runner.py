@@ -101,12 +101,11 @@ def run(
     limit: int,
     content: bytes | None = None,
     client: socket.socket | None = None,
-    refill: bool = True,
     frame: bool = False,
 ) -> Outcome:
     """Run one job to its end; `timeout` in seconds, `limit` in bytes a stream.
 
-    `refill` has the next job's child forked meanwhile. With `frame`, a job of ours is over when its
+    The next job's child is forked behind it. With `frame`, a job of ours is over when its
     answer is whole: one frame on its output, after which it only ends.
 
     Raises Conflict `sandbox_stopped`, Unavailable `process_limit`, Invalid for a job that could not
@@ -118,8 +117,7 @@ def run(
         try:
             with _Pipes() as pipes:
                 pipes.hand_over(prepared, kind, request, content)
-                if refill:
-                    sandbox.refill(later=True)
+                sandbox.refill(later=True)
                 watch = _Watch(sandbox, prepared, pipes, limit, client, frame=frame)
                 watch.until_end(started + timeout)
         finally:

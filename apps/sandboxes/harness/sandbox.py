@@ -307,16 +307,14 @@ class Sandbox:
             self.proxy_control = None
 
 
-def spool_directory(root: str, sandbox_id: str, uid: int, gid: int) -> str:
+def spool_directory(path: str, uid: int, gid: int) -> None:
     """Make the proxy's own audit folder: it writes, the control plane's group reads and deletes."""
-    path = Path(root, sandbox_id)
-    path.mkdir(mode=0o700, exist_ok=True)
-    folder = _open_folder(path)
+    Path(path).mkdir(mode=0o700, exist_ok=True)
+    folder = _open_folder(Path(path))
     try:
         _give_folder(folder, uid, gid)
     finally:
         os.close(folder)
-    return str(path)
 
 
 def hand_over_spool(path: str, uid: int, gid: int) -> None:

@@ -11,15 +11,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from apps.common.errors import Invalid, LensError, Unavailable
-from apps.common.frames import FrameError, recv_frame, send_frame
-from apps.sandboxes.harness import init, ipc, modes, proxy_cage, rootfs, runner
-from apps.sandboxes.harness.config import DEGRADED, NAMESPACE
+from apps.sandboxes.harness import init, ipc, modes, proxies, proxy_cage, rootfs, runner
+from apps.sandboxes.harness.config import NAMESPACE
 from apps.sandboxes.harness.sandbox import (
     Process,
     Sandbox,
@@ -29,11 +27,13 @@ from apps.sandboxes.harness.sandbox import (
 )
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Mapping
 
     from apps.sandboxes.harness.cgroups import Groups
     from apps.sandboxes.harness.config import Config, Limits
     from apps.sandboxes.harness.forker import Client
+    from apps.sandboxes.harness.proxies import Zygote
 
 _STEP_TIMEOUT = 20.0
 _SELFTEST_TIMEOUT = 15.0
@@ -69,7 +69,7 @@ class Spawner:
     config: Config
     groups: Groups
     forker: Client
-    zygote: Client
+    zygote: Zygote
     rootless: bool
     mode: str = NAMESPACE
 
@@ -108,14 +108,12 @@ class Spawner:
     def create(self, wanted: Wanted, slot: int) -> Sandbox:
         """A sandbox that passed its self-test. Raises LensError; then nothing of it is left."""
         started = time.monotonic()
-        uid, _ = self.proxy_ids(slot)
-        root, gid = str(self.config.spool_root), self.config.control_gid
         sandbox = Sandbox(
             wanted.id,
             slot,
             wanted.limits,
             wanted.env,
-            spool_directory(root, wanted.id, uid, gid),
+            str(self.config.spool_root / wanted.id),
             mode=self.mode,
         )
         try:
@@ -123,14 +121,14 @@ class Spawner:
             confined = self._proxy_confined(sandbox)
             sandbox.report = [*selftest(sandbox), confined, *modes.not_given(self, sandbox)]
             sandbox.accepted(wanted.bundle)
-        except (SpawnError, ipc.IpcError, OSError) as error:
+        except (SpawnError, proxies.NoProxyError, ipc.IpcError, OSError) as error:
             self.discard(sandbox)
             message = f"the sandbox could not be built: {error}"
             raise Unavailable(message, code="sandbox_failed") from error
         except LensError:
             self.discard(sandbox)
             raise
-        sandbox.refill()
+        self.zygote.refill()
         sandbox.created_ms = milliseconds_since(started)
         sandbox.ready = True
         return sandbox
@@ -151,13 +149,14 @@ class Spawner:
         return line
 
     def _build(self, sandbox: Sandbox, wanted: Wanted) -> None:
+        self.begin(sandbox)
         with self._begin_proxy(sandbox, wanted) as proxy:
-            listeners = self.unshare(sandbox)
+            listeners = opened(sandbox)
             try:
                 ipc.send(proxy, {"op": "listen"}, listeners)
             finally:
                 ipc.close_all(listeners)
-            authority = _proxy_ready(sandbox, proxy)
+            authority = proxies.ready(sandbox, proxy)
         trust(sandbox, authority)
         # Both read on while we wait: pid 1 forks its first child as soon as the sandbox is closed,
         # and the proxy takes its policy.
@@ -165,12 +164,11 @@ class Spawner:
         sandbox.offer(wanted.bundle)
         await_ready(sandbox)
 
-    def unshare(self, sandbox: Sandbox) -> list[int]:
-        """Fork pid 1 into its namespaces; the listeners that it opened there."""
+    def begin(self, sandbox: Sandbox) -> None:
+        """Have pid 1 forked into its groups and namespaces, where it begins to build."""
         if self.groups.hierarchies:
             sandbox.group = self.groups.create(sandbox.id, sandbox.limits)
-        ours, theirs = ipc.pair()
-        sandbox.control = ours
+        sandbox.control, theirs = ipc.pair()
         joined, born = sandbox.group.open() if sandbox.group else ([], False)
         try:
             request = self._first_process(sandbox)
@@ -178,7 +176,6 @@ class Spawner:
         finally:
             theirs.close()
             ipc.close_all(joined)
-        return opened(sandbox, ours)
 
     def _first_process(self, sandbox: Sandbox) -> dict[str, Any]:
         """What the forker's child is to become."""
@@ -187,43 +184,13 @@ class Spawner:
         return {"spec": init.to_message(self.spec(sandbox.slot, sandbox.limits))}
 
     def _begin_proxy(self, sandbox: Sandbox, wanted: Wanted) -> socket.socket:
-        """Have the proxy forked and send its configuration; the socket on which its process is
-        told and its listeners are awaited."""
-        ours, theirs = ipc.pair()
-        sandbox.proxy_control, control = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        """A proxy that makes its authority while pid 1 builds; the socket that leads to it."""
         uid, gid = self.proxy_ids(sandbox.slot)
+        spool_directory(sandbox.spool, uid, self.config.control_gid)
         peer = modes.peer(self, sandbox.slot)
-        message = {"uid": uid, "gid": gid, "drop_user": not self.rootless, "peer": peer}
-        try:
-            self.zygote.request(message, [theirs.fileno(), control.fileno()])
-            sandbox.proxy_control.settimeout(_STEP_TIMEOUT)
-            send_frame(sandbox.proxy_control, self._proxy_config(sandbox, wanted))
-        except OSError as error:
-            ours.close()
-            raise SpawnError("proxy", 0, str(error)) from error
-        except BaseException:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-            control.close()
-        return ours
-
-    def _proxy_config(self, sandbox: Sandbox, wanted: Wanted) -> dict[str, Any]:
-        config = self.config
-        upstream = config.upstream_ca_file
-        return {
-            "sandbox_id": sandbox.id,
-            "sandbox_token": wanted.token,
-            "broker_socket": str(config.broker_socket),
-            "platform_socket": str(config.platform_socket) if config.platform_socket else None,
-            "spool_dir": sandbox.spool,
-            "identity": wanted.identity,
-            "notes": {"isolation": self.mode} if self.mode == DEGRADED else {},
-            "address_map": dict(config.address_map),
-            "upstream_ca_file": str(upstream) if upstream else None,
-            "explain_url": config.explain_url,
-        }
+        identity = {"uid": uid, "gid": gid, "drop_user": not self.rootless, "peer": peer}
+        config = proxies.configuration(self.config, self.mode, sandbox, wanted)
+        return proxies.begin(self.zygote, identity, sandbox, config)
 
     def dry_run(self, authority: str) -> None:
         """Build the inside of a sandbox, without a proxy, and take it down. Raises SpawnError."""
@@ -231,7 +198,8 @@ class Spawner:
         try:
             with contextlib.ExitStack() as stack:
                 stack.callback(sandbox.stop)
-                ipc.close_all(self.unshare(sandbox))
+                self.begin(sandbox)
+                ipc.close_all(opened(sandbox))
                 trust(sandbox, authority)
                 await_ready(sandbox)
         except (ipc.IpcError, OSError) as error:
@@ -239,11 +207,13 @@ class Spawner:
             raise SpawnError("start", number, str(error)) from error
 
 
-def opened(sandbox: Sandbox, control: socket.socket) -> list[int]:
+def opened(sandbox: Sandbox) -> list[int]:
     """Pid 1 and its listeners, told by two processes and so in either order."""
     listeners: list[int] | None = None
+    if sandbox.control is None:
+        raise sandbox.gone()
     while sandbox.init is None or listeners is None:
-        message, fds = ipc.receive(control, _STEP_TIMEOUT)
+        message, fds = ipc.receive(sandbox.control, _STEP_TIMEOUT)
         if message.get("event") == "forked" and len(fds) == 1:
             sandbox.init = Process(message["pid"], fds[0])
         elif message.get("event") == "listeners" and listeners is None:
@@ -252,24 +222,6 @@ def opened(sandbox: Sandbox, control: socket.socket) -> list[int]:
             ipc.close_all([*fds, *(listeners or ())])
             raise failure(message, "start")
     return listeners
-
-
-def _proxy_ready(sandbox: Sandbox, proxy: socket.socket) -> str:
-    """Who the proxy is, and its certificate authority, PEM."""
-    message, fds = ipc.receive(proxy, _STEP_TIMEOUT)
-    if message.get("event") != "forked" or len(fds) != 1:
-        ipc.close_all(fds)
-        raise failure(message, "proxy")
-    sandbox.proxy = Process(message["pid"], fds[0])
-    if sandbox.proxy_control is None:
-        raise sandbox.gone()
-    try:
-        ready = recv_frame(sandbox.proxy_control)
-    except (OSError, FrameError) as error:
-        raise SpawnError("proxy", 0, str(error)) from error
-    if ready is None or ready.get("op") != "ready":
-        raise SpawnError("proxy", 0, "it ended before it was ready")
-    return str(ready["ca_pem"])
 
 
 def failure(message: dict[str, Any], expected: str) -> SpawnError:
@@ -304,7 +256,6 @@ def selftest(sandbox: Sandbox) -> list[dict[str, Any]]:
         {"landlock": bool(sandbox.landlock)},
         timeout=_SELFTEST_TIMEOUT,
         limit=_SELFTEST_OUTPUT,
-        refill=False,
         frame=True,
     )
     report: list[dict[str, Any]] = runner.answer(outcome)[0]["report"]

@@ -47,24 +47,33 @@ def preparation(upstream_ca_file: Path | None) -> Callable[[], forker.Children]:
     return prepare
 
 
-def start(message: dict[str, Any], fds: list[int]) -> None:
-    """Become the proxy of one sandbox: `fds` are the socket on which its listeners will come, and
-    its control socket."""
+def start(_: dict[str, Any], fds: list[int]) -> None:
+    """Wait for the sandbox to belong to, then become its proxy. On the socket of `fds` come who to
+    be, with the control socket; and later the listeners."""
+    announced = socket.socket(fileno=fds[0])
+    confine.name_process("lens-spare")
+    confine.undumpable()
+    confine.lower_limit(resource.RLIMIT_NOFILE, _OPEN_FILES)
+    confine.lower_limit(resource.RLIMIT_DATA, _MEMORY)
+    os.setsid()
+    os.umask(0o027)
+    os.chdir("/")
+    try:
+        message, fds = ipc.receive(announced, None)
+    except ipc.IpcError:
+        return  # sandboxd has ended
+    _serve(message, announced, socket.socket(fileno=fds[0]))
+
+
+def _serve(message: dict[str, Any], announced: socket.socket, control: socket.socket) -> None:
     from apps.proxy.egress.main import run_proxy  # noqa: PLC0415 loaded by `prepare`
 
     identity = confine.Identity(message["uid"], message["gid"], drop_user=message["drop_user"])
     confine.name_process("lens-egress")
-    confine.undumpable()
-    confine.lower_limit(resource.RLIMIT_NOFILE, _OPEN_FILES)
-    confine.lower_limit(resource.RLIMIT_DATA, _MEMORY)
     if identity.drop_user:
         confine.lower_limit(resource.RLIMIT_NPROC, _THREADS)
-    os.setsid()
-    os.umask(0o027)
-    os.chdir("/")
     confine.become(identity)
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)  # a change of user sets it anew
-    announced, control = socket.socket(fileno=fds[0]), socket.socket(fileno=fds[1])
     control.settimeout(_CONFIG_TIMEOUT)
     config = recv_frame(control)
     if config is None:

@@ -8,6 +8,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
 from apps.common.errors import Conflict
+from apps.common.tenancy import system
 from apps.orgs.services.setup import setup_link_create
 from lensagents.embedded.single import running_url
 from lensagents.health import database_state
@@ -34,7 +35,8 @@ class Command(BaseCommand):
                 " run `manage.py migrate`"
             )
         try:
-            token = setup_link_create()
+            with system("the set-up link"):
+                token = setup_link_create()
         except Conflict as error:
             raise CommandError(error.message) from None
         url = running_url(settings.RUN_DIR) or settings.PUBLIC_URL

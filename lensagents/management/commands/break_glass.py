@@ -9,6 +9,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
 from apps.common.errors import LensError
+from apps.common.tenancy import system
 from apps.orgs.models import Organization
 from apps.orgs.services.break_glass import break_glass_request, break_glass_tell
 from apps.orgs.services.setup import OPERATOR
@@ -30,6 +31,7 @@ class Command(BaseCommand):
         parser.add_argument("--minutes", type=int, default=30, help="how long, 60 at most")
         parser.add_argument("--data-dir", help="folder for database, keys and spool")
 
+    @system("an operator's request")
     def handle(self, *_args: Any, **options: Any) -> None:
         """Make the request, tell the organization, print the link."""
         org = Organization.objects.filter(slug=options["org"], closed_at=None).first()

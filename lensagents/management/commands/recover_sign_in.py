@@ -8,6 +8,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
 from apps.common.errors import LensError
+from apps.common.tenancy import system
 from apps.orgs.models import Organization
 from apps.orgs.services.setup import recovery_link_create
 from lensagents.embedded.single import running_url
@@ -32,6 +33,7 @@ class Command(BaseCommand):
         )
         parser.add_argument("--data-dir", help="folder for database, keys and spool")
 
+    @system("a new sign-in of one organization")
     def handle(self, *_args: Any, **options: Any) -> None:
         """Make the link; the token is shown here and nowhere else."""
         org = Organization.objects.filter(slug=options["org"], closed_at=None).first()

@@ -13,6 +13,7 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError
 
+from apps.common.tenancy import system
 from apps.orgs.services import setup
 from lensagents.embedded.platform import Platform
 from lensagents.embedded.services import background_services, development_provider
@@ -71,7 +72,8 @@ class Command(BaseCommand):
         self.say(f"Lens Agents is running at {settings.PUBLIC_URL} (Ctrl-C stops it)")
         if not setup.has_sign_in():
             self.say("Nobody can sign in yet. To set it up, open this link within 15 minutes:")
-            self.say(setup_url(setup.setup_link_create()))
+            with system("the set-up link"):
+                self.say(setup_url(setup.setup_link_create()))
 
     def say(self, text: str) -> None:
         """One line for the person at the terminal, now."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from django.core.management.base import BaseCommand, CommandError
 
 from apps.common.errors import LensError
+from apps.common.tenancy import system
 from apps.orgs.models import EmailDomain
 from apps.orgs.services.domains import domain_mark, domain_name
 from apps.orgs.services.setup import OPERATOR
@@ -27,6 +28,7 @@ class Command(BaseCommand):
         parser.add_argument("--reason", required=True, help="how you know that it is theirs")
         parser.add_argument("--data-dir", help="folder for database, keys and spool")
 
+    @system("a domain that the operator vouches for")
     def handle(self, *_args: Any, **options: Any) -> None:
         """One change, audited."""
         try:

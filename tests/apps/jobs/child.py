@@ -41,10 +41,12 @@ def _mark(log: Path, text: str) -> None:
 
 
 def _enqueue(log: str, count: int) -> None:
-    from apps.jobs.services import enqueue  # noqa: PLC0415  after django.setup()
+    from apps.common.tenancy import scope  # noqa: PLC0415  after django.setup()
+    from apps.jobs.services import enqueue  # noqa: PLC0415  same
 
-    for n in range(count):
-        enqueue(KIND, {"n": n, "log": log})
+    with scope(None):
+        for n in range(count):
+            enqueue(KIND, {"n": n, "log": log})
 
 
 def main(log: str, what: str, count: str = "0") -> None:

@@ -14,6 +14,7 @@ from apps.jobs import runner
 from apps.jobs.models import Job
 from apps.jobs.services import enqueue
 from apps.orgs.models import Organization
+from tests.tenancy import everywhere
 
 WRITERS = 12
 SECONDS = 4.0
@@ -31,7 +32,7 @@ def test_twelve_writers_lock_nobody_out() -> None:
     def write(number: int) -> None:
         try:
             while time.monotonic() < ends:
-                with transaction.atomic():
+                with everywhere(), transaction.atomic():
                     row = Organization.objects.select_for_update().get(pk=org.pk)
                     row.name = str(int(row.name) + 1)
                     row.save()

@@ -28,6 +28,7 @@ from lensagents.asgi import application
 from lensagents.celery import app as celery
 from tests import factories
 from tests.platform import free_port
+from tests.tenancy import everywhere
 from tests.twins.sandboxd import SandboxdTwin
 
 if TYPE_CHECKING:
@@ -48,8 +49,10 @@ class Worker(threading.Thread):
 
     def run(self) -> None:
         while not self.over.wait(0.01):
-            waiting = Job.objects.filter(state=JobState.QUEUED).values_list("pk", flat=True)
-            for job_id in list(waiting):
+            with everywhere():
+                queued = Job.objects.filter(state=JobState.QUEUED)
+                waiting = list(queued.values_list("pk", flat=True))
+            for job_id in waiting:
                 runner.run(job_id)
         connections.close_all()
 
@@ -184,7 +187,8 @@ async def in_thread(function: Callable[..., Any], *arguments: Any, **named: Any)
 
     def run() -> Any:
         try:
-            return function(*arguments, **named)
+            with everywhere():
+                return function(*arguments, **named)
         finally:
             connections.close_all()
 

@@ -47,7 +47,7 @@ services.token_revoke(AgentToken.objects.get(token_hash=token_hash('{}')), actor
 @pytest.fixture(scope="module")
 def platform(isolation: None) -> Iterator[RunningPlatform]:  # noqa: F811
     with running_platform() as running:
-        said = running.manage("shell", "-c", SEED)
+        said = running.shell(SEED)
         running.token = _token(said)  # type: ignore[attr-defined]
         yield running
 
@@ -102,7 +102,7 @@ async def test_after_a_restart_the_first_call_works(
     folder: Path,
 ) -> None:
     with running_platform(data_dir=folder) as first:
-        token = _token(await asyncio.to_thread(first.manage, "shell", "-c", SEED))
+        token = _token(await asyncio.to_thread(first.shell, SEED))
         async with connected(first, token) as client:
             assert (await ran(client, "touch old; ls"))["stdout"] == "old\n"
     with running_platform(data_dir=folder) as second:
@@ -127,7 +127,7 @@ async def test_a_client_that_goes_away_ends_its_command(
 async def test_a_revocation_from_another_process_cuts_what_is_open(
     platform: RunningPlatform, token: str
 ) -> None:
-    said = await asyncio.to_thread(platform.manage, "shell", "-c", NEW_TOKEN)
+    said = await asyncio.to_thread(platform.shell, NEW_TOKEN)
     doomed = _token(said)
     headers = {
         "Authorization": f"Bearer {doomed}",
@@ -152,7 +152,7 @@ async def test_a_revocation_from_another_process_cuts_what_is_open(
         async with http.stream("GET", url, headers=session) as stream:
             assert stream.status_code == 200
             reading = asyncio.ensure_future(_drain(stream))
-            revoking = asyncio.to_thread(platform.manage, "shell", "-c", REVOKE.format(doomed))
+            revoking = asyncio.to_thread(platform.shell, REVOKE.format(doomed))
             await asyncio.gather(revoking)
             committed = time.monotonic()
             await asyncio.wait_for(reading, 10)
@@ -181,7 +181,7 @@ async def test_every_call_is_on_the_trail_within_two_seconds(
         "rows = AuditEvent.objects.filter(surface='shell_command').order_by('at');"
         "print('ROWS', json.dumps([[row.result, row.metadata] for row in rows]))"
     )
-    said = await asyncio.to_thread(platform.manage, "shell", "-c", look)
+    said = await asyncio.to_thread(platform.shell, look)
     line = next(line for line in said.splitlines() if line.startswith("ROWS"))
     result, metadata = json.loads(line[5:])[-1]
     assert (result, metadata["command"]) == ("success", "echo 'find me 4711'")

@@ -23,6 +23,7 @@ from apps.orgs.models import Organization, Revision
 from apps.orgs.types import SYSTEM
 from tests import factories
 from tests.spooled import spooled
+from tests.tenancy import everywhere
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -329,7 +330,8 @@ class TestEventLoop:
 
 def _made_in_thread() -> World:
     try:
-        return factories.acme()
+        with everywhere():
+            return factories.acme()
     finally:
         connection.close()
 

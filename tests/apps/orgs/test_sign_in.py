@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -14,6 +14,7 @@ from apps.audit.models import AuditEvent
 from apps.orgs import services
 from apps.orgs.models import Identity, User
 from apps.orgs.types import SYSTEM
+from tests.apps.orgs.lies import FORGERIES, LIES, Lie
 from tests.apps.orgs.providers import Tenant, member, signed_in, tenant, twins
 from tests.spooled import spooled
 from tests.twins.idp import (
@@ -27,7 +28,7 @@ from tests.twins.idp import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
 pytestmark = [pytest.mark.database, pytest.mark.django_db]
@@ -104,58 +105,6 @@ def test_request_carries_nonce_state_and_pkce(acme: Tenant, client: Client) -> N
 
 # ---- lies in the ID token
 
-Lie = dict[str, Any]
-PUBLIC_PEM = RSA_KEY.public_key().public_numbers().n.to_bytes(256)
-LATE = int(time.time()) - 3600
-SOON = int(time.time()) + 3600
-LIES: dict[str, tuple[str, Lie]] = {
-    "alg none": ("header", {"alg": "none"}),
-    "alg None": ("header", {"alg": "None"}),
-    "alg absent": ("header", {"alg": None}),
-    "alg RS384": ("header", {"alg": "RS384"}),
-    "alg of another key": ("header", {"alg": "ES256"}),
-    "kid unknown": ("header", {"kid": "nine"}),
-    "kid absent": ("header", {"kid": None}),
-    "kid a number": ("header", {"kid": 1}),
-    "kid of another key": ("header", {"kid": "two"}),
-    "crit": ("header", {"crit": ["exp"], "exp": 1}),
-    "iss other": ("claims", {"iss": "https://login.globex.test"}),
-    "iss with slash": ("claims", {"iss": "https://login.acme.test/"}),
-    "iss a list": ("claims", {"iss": ["https://login.acme.test"]}),
-    "iss absent": ("claims", {"iss": None}),
-    "aud other": ("claims", {"aud": "other-client"}),
-    "aud empty": ("claims", {"aud": []}),
-    "aud absent": ("claims", {"aud": None}),
-    "aud shared, no azp": ("claims", {"aud": ["lens-client", "other-client"]}),
-    "aud shared, azp other": ("claims", {"aud": ["lens-client", "x"], "azp": "x"}),
-    "azp other": ("claims", {"azp": "other-client"}),
-    "exp passed": ("claims", {"exp": LATE}),
-    "exp absent": ("claims", {"exp": None}),
-    "exp a word": ("claims", {"exp": "soon"}),
-    "iat absent": ("claims", {"iat": None}),
-    "iat to come": ("claims", {"iat": SOON}),
-    "nbf to come": ("claims", {"nbf": SOON}),
-    "nonce other": ("claims", {"nonce": "x" * 43}),
-    "nonce absent": ("claims", {"nonce": None}),
-    "nonce a list": ("claims", {"nonce": []}),
-    "sub absent": ("claims", {"sub": None}),
-    "sub empty": ("claims", {"sub": ""}),
-    "sub a number": ("claims", {"sub": 7}),
-    "sub too long": ("claims", {"sub": "s" * 256}),
-    "at_hash other": ("claims", {"at_hash": "x" * 22}),
-    "at_hash a list": ("claims", {"at_hash": ["x"]}),
-    "email unverified": ("claims", {"email_verified": False}),
-    "email_verified absent": ("claims", {"email_verified": None}),
-    "email_verified 1": ("claims", {"email_verified": "yes"}),
-    "email a list": ("claims", {"email": [ANA]}),
-    "email of nobody": ("claims", {"email": "nobody@acme.test"}),
-    "no id_token": ("token_reply", {"id_token": None}),
-    "id_token a word": ("token_reply", {"id_token": "x.y.z"}),
-    "id_token a number": ("token_reply", {"id_token": 5}),
-    "id_token huge": ("token_reply", {"id_token": "x" * 100_000}),
-    "no access_token": ("token_reply", {"access_token": None}),
-}
-
 
 @pytest.mark.parametrize("name", LIES)
 def test_lie_is_refused(acme: Tenant, client: Client, name: str, tmp_path: Path) -> None:
@@ -169,22 +118,6 @@ def test_lie_is_refused(acme: Tenant, client: Client, name: str, tmp_path: Path)
     assert [event["action"] for event in events] == ["person.sign_in_refuse"]
     assert events[0]["result"] == "denied"
     assert CLIENT_SECRET not in str(events)
-
-
-FORGERIES: dict[str, tuple[Lie, Callable[[bytes], bytes]]] = {
-    "a stranger's key": ({}, signer("RS256", STRANGERS_KEY)),
-    "HS256 with the public key": ({"alg": "HS256"}, hmac_signer(PUBLIC_PEM)),
-    "HS256 with the client secret": ({"alg": "HS256"}, hmac_signer(CLIENT_SECRET.encode())),
-    "a key in the header": (
-        {"jwk": public_jwk(STRANGERS_KEY, "one")},
-        signer("RS256", STRANGERS_KEY),
-    ),
-    "a key at an address": (
-        {"jku": "https://evil.test/jwks", "kid": "evil"},
-        signer("RS256", STRANGERS_KEY),
-    ),
-    "no signature": ({}, lambda _: b""),
-}
 
 
 @pytest.mark.parametrize("name", FORGERIES)

@@ -12,6 +12,7 @@ from django.db import connection
 from apps.agents import services as agents
 from apps.audit.models import AuditEvent
 from apps.common.errors import Conflict, Invalid, NotFound
+from apps.common.tenancy import scope
 from apps.orgs import services as orgs
 from apps.policies.documents import (
     DomainRuleDoc,
@@ -337,9 +338,11 @@ class TestVersions:
             host = f"h{number}.example.com"
             document = replace(seen, domains=(DomainRuleDoc(host),), tools=(), version=1)
             try:
-                results.append(
-                    policy_save(acme.org, document=document, policy=acme.policy, actor=acme.admin)
-                )
+                with scope(acme.org.pk):
+                    saved = policy_save(
+                        acme.org, document=document, policy=acme.policy, actor=acme.admin
+                    )
+                results.append(saved)
             except Conflict as error:
                 results.append(error)
             finally:

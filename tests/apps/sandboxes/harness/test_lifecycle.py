@@ -50,6 +50,14 @@ def processes(daemon: Daemon) -> set[int]:
         found |= more
 
 
+def standing(daemon: Daemon) -> set[int]:
+    """Its processes, but for the one that waits to become the next sandbox's proxy."""
+    found = processes(daemon)
+    spare = {pid for pid in found if proc_file(pid, "comm").strip() == "lens-spare"}
+    assert len(spare) <= 1
+    return found - spare
+
+
 def namespaces(pids: Iterable[int]) -> set[str]:
     """The network namespaces of some processes."""
     found = set()
@@ -95,7 +103,7 @@ def test_fifty_lives_leave_nothing(own_daemon: Daemon) -> None:
     """No process, mount, namespace, control group, file or descriptor."""
     first = own_daemon.create()
     first.delete()
-    pids, mounts = processes(own_daemon), host_mounts()
+    pids, mounts = standing(own_daemon), host_mounts()
     before = {pid: open_descriptors(pid) for pid in pids}
     net = namespaces(pids)
     for _ in range(50):
@@ -103,7 +111,7 @@ def test_fifty_lives_leave_nothing(own_daemon: Daemon) -> None:
         box.run("sleep 100 >/dev/null 2>&1 & setsid sleep 100 >/dev/null 2>&1 & echo x > /tmp/x")
         assert len(namespaces(processes(own_daemon)) - net) == 1
         box.delete()
-    assert until(lambda: processes(own_daemon) == pids)
+    assert until(lambda: standing(own_daemon) == pids)
     assert host_mounts() == mounts
     assert namespaces(processes(own_daemon)) == net
     assert groups(own_daemon) == []
@@ -151,6 +159,15 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def test_a_spare_proxy_that_has_ended_is_replaced(own_daemon: Daemon) -> None:
+    own_daemon.create().delete()
+    assert until(lambda: len(named(own_daemon, "lens-spare")) == 1)
+    for pid in named(own_daemon, "lens-spare"):
+        os.kill(pid, signal.SIGKILL)
+        assert until(lambda pid=pid: not alive(pid))  # type: ignore[misc]
+    assert own_daemon.create().run("echo 1").text == "1"
 
 
 @pytest.mark.parametrize("name", ["lens-forker", "lens-zygote"])
@@ -305,11 +322,11 @@ def test_activity_tells_who_is_in_use(daemon: Daemon, fresh: Box) -> None:
 
 
 def test_a_bundle_that_is_none_makes_no_sandbox(daemon: Daemon) -> None:
-    before = processes(daemon)
+    before = standing(daemon)
     request = {"id": "bad-bundle", "token": "t", "bundle": {"format": 99}, "identity": {}}
     status, answer = daemon.call("POST", "/v1/sandboxes", request)
     assert (status, answer["error"]) == (400, "bundle_refused")
-    assert until(lambda: processes(daemon) == before)
+    assert until(lambda: standing(daemon) == before)
     assert daemon.call("GET", "/v1/sandboxes/bad-bundle")[0] == 404
 
 

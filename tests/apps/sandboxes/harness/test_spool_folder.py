@@ -35,7 +35,7 @@ def owner_and_mode(folder: Path) -> tuple[int, int, int]:
 
 def test_folder_is_the_proxys_then_the_control_planes(tmp_path: Path) -> None:
     folder = tmp_path / "box"
-    assert spool_directory(str(tmp_path), "box", PROXY, CONTROL) == str(folder)
+    spool_directory(str(folder), PROXY, CONTROL)
     assert owner_and_mode(folder) == (PROXY, CONTROL, 0o2770)
     (folder / "empty").touch()
     (folder / "full").write_text("event")
@@ -45,7 +45,7 @@ def test_folder_is_the_proxys_then_the_control_planes(tmp_path: Path) -> None:
 
 
 def test_empty_folder_goes(tmp_path: Path) -> None:
-    spool_directory(str(tmp_path), "box", PROXY, CONTROL)
+    spool_directory(str(tmp_path / "box"), PROXY, CONTROL)
     hand_over_spool(str(tmp_path / "box"), CONTROL, CONTROL)
     hand_over_spool(str(tmp_path / "box"), CONTROL, CONTROL)
     assert not (tmp_path / "box").exists()
@@ -54,7 +54,7 @@ def test_empty_folder_goes(tmp_path: Path) -> None:
 def test_link_in_its_place_gives_nothing_away(tmp_path: Path, precious: Path) -> None:
     before = owner_and_mode(precious)
     with pytest.raises(OSError, match=r"Not a directory|symbolic"):
-        spool_directory(str(tmp_path / "spool"), "box", PROXY, CONTROL)
+        spool_directory(str(tmp_path / "spool" / "box"), PROXY, CONTROL)
     hand_over_spool(str(tmp_path / "spool" / "box"), CONTROL, CONTROL)
     assert owner_and_mode(precious) == before
     assert (precious / "empty").exists()
