@@ -117,8 +117,7 @@ class Spawner:
             mode=self.mode,
         )
         try:
-            self._build(sandbox, wanted)
-            confined = self._proxy_confined(sandbox)
+            confined = self._build(sandbox, wanted)
             sandbox.report = [*selftest(sandbox), confined, *modes.not_given(self, sandbox)]
             sandbox.accepted(wanted.bundle)
         except (SpawnError, proxies.NoProxyError, ipc.IpcError, OSError) as error:
@@ -148,7 +147,8 @@ class Spawner:
             raise Unavailable(message, code="selftest_failed")
         return line
 
-    def _build(self, sandbox: Sandbox, wanted: Wanted) -> None:
+    def _build(self, sandbox: Sandbox, wanted: Wanted) -> dict[str, Any]:
+        """All of it, to be tested; what was seen of the proxy, as a line for the report."""
         self.begin(sandbox)
         with self._begin_proxy(sandbox, wanted) as proxy:
             listeners = opened(sandbox)
@@ -162,7 +162,9 @@ class Spawner:
         # and the proxy takes its policy.
         sandbox.refill()
         sandbox.offer(wanted.bundle)
+        confined = self._proxy_confined(sandbox)
         await_ready(sandbox)
+        return confined
 
     def begin(self, sandbox: Sandbox) -> None:
         """Have pid 1 forked into its groups and namespaces, where it begins to build."""

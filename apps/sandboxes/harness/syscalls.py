@@ -87,6 +87,7 @@ _CLONE_INTO_CGROUP = 0x200000000
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _holding_gil = ctypes.PyDLL(None, use_errno=True)
+_libc.prctl.argtypes = (ctypes.c_int, *(ctypes.c_ulong,) * 4)
 
 
 def supported_machine() -> bool:
@@ -179,8 +180,7 @@ def pivot_root(new: str, old: str) -> None:
 
 def prctl(operation: int, *args: int) -> int:
     """prctl(2)."""
-    padded = [ctypes.c_ulong(a) for a in (*args, 0, 0, 0, 0)[:4]]
-    return _checked(_libc.prctl(ctypes.c_int(operation), *padded), f"prctl {operation}")
+    return _checked(_libc.prctl(operation, *(*args, 0, 0, 0, 0)[:4]), f"prctl {operation}")
 
 
 def set_name(name: str) -> None:
