@@ -14,6 +14,7 @@ import secrets
 import ssl
 import threading
 import time
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import parse_qs, urlencode, urlsplit
@@ -47,6 +48,7 @@ class IdpTwin:
         self.issuer = f"https://{host}:{self.port}"
         self._codes: dict[str, dict[str, str]] = {}
         self.secret = CLIENT_SECRET
+        self.delay = 0.0
         self.person: dict[str, Any] = {}
         self.claims: dict[str, Any] = {}
         self.header: dict[str, Any] = {}
@@ -173,13 +175,15 @@ def _handler(twin: IdpTwin) -> type[BaseHTTPRequestHandler]:
             self._reply({name: values[0] for name, values in parse_qs(body).items()})
 
         def _reply(self, form: dict[str, str]) -> None:
+            time.sleep(twin.delay)
             authorization = self.headers.get("Authorization", "")
             status, headers, body = twin.answer(urlsplit(self.path).path, form, authorization)
             self.send_response(status)
             for name, value in {**headers, "Content-Length": str(len(body))}.items():
                 self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(body)
+            with suppress(OSError):  # who was kept waiting may have gone
+                self.end_headers()
+                self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
             """Quiet."""

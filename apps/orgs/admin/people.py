@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from django import forms
 from django.contrib import admin
+from django.utils.html import format_html_join
 from unfold.widgets import (
     UnfoldAdminCheckboxSelectMultipleWidget,
     UnfoldAdminEmailInputWidget,
@@ -13,7 +14,7 @@ from unfold.widgets import (
 )
 
 from apps.common.admin import OrgModelAdmin
-from apps.common.admin_display import badge_column
+from apps.common.admin_display import badge, badge_column, button
 from apps.common.admin_forms import OrgForm, is_new
 from apps.orgs import selectors, services
 from apps.orgs.models import Membership, Team
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     import datetime as dt
 
     from django.db.models import QuerySet
+    from django.http import HttpRequest, HttpResponse
+    from django.utils.safestring import SafeString
 
     from apps.common.admin_forms import TenantRequest
     from apps.orgs.types import Actor
@@ -47,6 +50,8 @@ class MembershipForm(OrgForm):
         super().__init__(*args, **kwargs)
         if not is_new(self):
             self.initial.setdefault("member_of", list(self.instance.teams.filter(deleted_at=None)))
+            # The part by hand is what is edited; a group's part is not ours to change.
+            self.initial["role"] = self.instance.manual_role or self.instance.role
 
 
 class InvitationForm(MembershipForm):
@@ -73,14 +78,18 @@ class MembershipAdmin(OrgModelAdmin):
         "email",
         badge_column("role", "Role", {"admin": "warning", "auditor": "info"}),
         "team_names",
+        "given_by",
         "last_login",
     )
     list_filter = ("role", ("teams", admin.RelatedOnlyFieldListFilter))
     list_select_related = ("user",)
     search_fields = ("user__name", "user__email")
     ordering = ("user__email",)
-    readonly_fields = ("person", "email", "last_login")
-    fieldsets = ((None, {"fields": (("person", "email"), "last_login", "role", "member_of")}),)
+    readonly_fields = ("person", "email", "last_login", "given_by")
+    fieldsets = (
+        (None, {"fields": (("person", "email"), ("last_login", "given_by"), "role", "member_of")}),
+    )
+    actions_detail = ("renew",)
     add_fieldsets = ((None, {"fields": (("email", "name"), "role", "member_of")}),)
 
     def visible(self, actor: Actor) -> QuerySet[Membership]:
@@ -113,13 +122,52 @@ class MembershipAdmin(OrgModelAdmin):
 
     def update(self, request: TenantRequest, row: Any, data: dict[str, Any]) -> None:
         """Role and teams."""
+        shown = row.manual_role or row.role
+        role = data["role"] if data["role"] != shown else None
         services.membership_update(
-            row, role=data["role"], teams=list(data["member_of"]), actor=request.actor
+            row, role=role, teams=list(data["member_of"]), actor=request.actor
         )
 
     def remove(self, request: TenantRequest, row: Any) -> None:
         """The person leaves the organization at once."""
         services.membership_remove(row, actor=request.actor)
+
+    def consequences(self, row: Any) -> list[str]:
+        """Said before somebody clicks."""
+        sentences = ["The person's sessions in this organization end."]
+        if row.group_role:
+            sentences.append("A group of the identity provider brings the person back.")
+        return sentences
+
+    def has_renew_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Whether to offer the button."""
+        row = self.row(request, obj)
+        ends = row is None or bool(row.manual_role)
+        return ends and self.admin_site.allows(request, "membership.update", row)
+
+    @button("Renew", permission="renew", icon="update")
+    def renew(self, request: Any, object_id: str) -> HttpResponse:
+        """What was given by hand goes on."""
+        return self.confirmed(
+            request,
+            object_id,
+            verb="update",
+            title="Renew this membership",
+            text=f"What was given by hand counts for {request.org.manual_days} days from now.",
+            button="Renew",
+            run=lambda row: services.membership_renew(row, actor=request.actor),
+        )
+
+    @admin.display(description="Given by")
+    def given_by(self, membership: Membership) -> SafeString:
+        """Hand, with its end, or group; both may be."""
+        marks = []
+        if membership.manual_role:
+            end = membership.expires_at
+            marks.append(badge(f"Hand, until {end:%Y-%m-%d}" if end else "Hand", "warning"))
+        if membership.group_role:
+            marks.append(badge("Group", "info"))
+        return format_html_join(" ", "{}", ((mark,) for mark in marks))
 
     @admin.display(description="Person", ordering="user__name")
     def person(self, membership: Membership) -> str:

@@ -22,12 +22,14 @@ from apps.orgs.services.memberships import user_deprovision
 from apps.orgs.sweeps import memberships_expire
 from apps.orgs.types import SYSTEM
 from tests import factories
+from tests.apps.admin_support import form_data, url
 from tests.apps.orgs.providers import Tenant, member, signed_in, tenant, twins
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from apps.orgs.types import Actor
     from tests.factories import World
 
 pytestmark = [pytest.mark.database, pytest.mark.django_db]
@@ -325,6 +327,44 @@ def test_nothing_given_by_hand_cannot_be_renewed(acme: Tenant) -> None:
     come(acme, "sre")
     with pytest.raises(Conflict, match="by hand"):
         services.membership_renew(member(acme, ANA).memberships.get(), actor=SYSTEM)
+
+
+def test_people_say_who_gave_what_and_until_when(acme: Tenant) -> None:
+    acme.invite(ANA, role="admin")
+    mapping(acme, "sre", "sre")
+    client = come(acme, "sre")
+    services.user_invite(acme.org, email="bob@acme.test", actor=acting(acme))
+    page = client.get(url(Membership, "changelist")).content.decode()
+    assert "Group" in page
+    assert "Hand, until" in page
+    row = Membership.objects.get(user__email="bob@acme.test")
+    before = row.expires_at
+    client.post(url(Membership, "renew", row.pk))
+    row.refresh_from_db()
+    assert row.expires_at != before
+
+
+def test_saving_a_person_whom_a_group_brought_gives_nothing_by_hand(acme: Tenant) -> None:
+    acme.invite(ANA, role="admin")
+    mapping(acme, "sre", "sre")
+    client = come(acme, "sre")
+    come(acme, "sre", sub="bob-sub", email="bob@acme.test")
+    row = Membership.objects.get(user__email="bob@acme.test")
+    page = url(Membership, "change", row.pk)
+    hand = team(acme, "hand")
+    data = form_data(client.get(page))
+    data["member_of"] = [*data["member_of"], str(hand.pk)]
+    assert client.post(page, data).status_code == 302
+    row.refresh_from_db()
+    assert (row.manual_role, row.role) == ("", "member")
+    assert state(acme, "bob@acme.test") == ("member", ["hand", "sre"])
+
+
+def acting(acme: Tenant) -> Actor:
+    """Ana as an actor."""
+    found = actor_for(member(acme, ANA), acme.org)
+    assert found is not None
+    return found
 
 
 # ---- gone

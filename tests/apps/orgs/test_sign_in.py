@@ -168,6 +168,34 @@ def test_userinfo_of_somebody_else_is_refused(acme: Tenant, client: Client) -> N
     assert acme.sign_in(client).status_code == 403
 
 
+@pytest.mark.parametrize(("seconds", "fine"), [(50, True), (70, False)])
+@pytest.mark.parametrize("claim", ["iat", "nbf", "exp"])
+def test_clocks_may_differ_by_a_minute(
+    acme: Tenant,
+    client: Client,
+    claim: str,
+    seconds: int,
+    fine: bool,  # noqa: FBT001  a table
+) -> None:
+    now = int(time.time())
+    acme.twin.claims = {claim: now - seconds if claim == "exp" else now + seconds}
+    acme.sign_in(client)
+    assert bool(signed_in(client)) is fine
+
+
+def test_provider_that_drips_is_given_up(
+    acme: Tenant, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = acme.twin.authorize(acme.leave(client))
+    monkeypatch.setattr("apps.common.outbound.MAX_SECONDS", 0.3)
+    acme.twin.delay = 1.0
+    started = time.monotonic()
+    response = acme.arrive(client, url)
+    assert time.monotonic() - started < 5
+    assert response.status_code == 403
+    assert not signed_in(client)
+
+
 # ---- state, code and session
 
 
