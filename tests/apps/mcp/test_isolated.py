@@ -248,6 +248,24 @@ async def test_a_revoked_token_ends_call_and_sandbox_within_a_second(real: Real)
     assert (reply.status_code, reply.json()["error"]) == (401, "token_revoked")
 
 
+async def test_its_row_says_when_it_is_in_use(real: Real) -> None:
+    async def becomes(state: str, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while not await in_thread(Sandbox.objects.filter(state=state).exists):
+            assert time.monotonic() < deadline, state
+
+    async with real.client() as client:
+        call = asyncio.ensure_future(answered(client, "shell_exec", command="sleep 4"))
+        await becomes("busy", 10)
+        assert not call.done()
+        await call
+        ended = time.monotonic()
+        await becomes("idle", 12)
+        assert time.monotonic() - ended > 3
+        await answered(client, "shell_exec", command="true")
+        await becomes("busy", 4)
+
+
 async def test_a_killed_sandbox_is_replaced(real: Real) -> None:
     async with real.client() as client:
         await answered(client, "file_write", path="kept", content="x")
