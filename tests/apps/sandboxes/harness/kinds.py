@@ -1,5 +1,7 @@
 """A real sandboxd in each mode of isolation, on one machine.
 
+`container` is root with the rights of a usual container, who is left to choose the mode, and finds
+the packet rules that an init step has installed.
 `namespace` and `degraded` need nothing but root. `rootless` and `degraded-rootless` are run by an
 ordinary user. `owner-rules` is run in a network namespace of its own with the packet rules that an
 init step would install; with `here=True` the rules go into the network we are in, which must be one
@@ -56,6 +58,7 @@ KINDS = {
         Kind("namespace", NAMESPACE),
         Kind("rootless", NAMESPACE, launch.PLAIN_USER),
         Kind("owner-rules", OWNER_RULES, launch.OWN_NETWORK),
+        Kind("container", OWNER_RULES, launch.CONTAINER),
         Kind("degraded", DEGRADED),
         Kind("degraded-rootless", DEGRADED, launch.PLAIN_USER),
     )
@@ -95,6 +98,8 @@ def run(
     if delegated is not None:
         launched = f"{launched}:{delegated}"
     module = (_LAUNCH, launched) if launched else None
+    if kind.launched == launch.CONTAINER:
+        own |= {"mode": "auto", "use_cgroups": False}
     values = {"mode": kind.mode, "max_sandboxes": _SLOTS, **own, **settings}
     daemon = start(folder, module=module, **values)
     found = daemon.call("GET", "/v1/health")[1]

@@ -18,7 +18,12 @@ from apps.sandboxes.harness import config, owner_rules, sandboxd, syscalls
 USER = 54_321
 OWN_NETWORK = "own-network"
 RULES_HERE = "rules-here"
+CONTAINER = "container"
 PLAIN_USER = "plain-user"
+# What a container runtime leaves to root by default: nothing to mount or to make a network with.
+# CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, SETPCAP, NET_BIND_SERVICE, NET_RAW,
+# SYS_CHROOT, MKNOD, AUDIT_WRITE, SETFCAP
+_OF_CONTAINERS = frozenset({0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 27, 29, 31})
 
 
 def rules(path: Path, backend: str) -> None:
@@ -45,10 +50,13 @@ def main() -> int:
     control group to make and delegate."""
     kind, _, backend = sys.argv.pop(1).partition(":")
     path = Path(sys.argv[2])
-    if kind == OWN_NETWORK:
+    if kind in (OWN_NETWORK, CONTAINER):
         own_network()
-    if kind in (OWN_NETWORK, RULES_HERE):
+    if kind in (OWN_NETWORK, RULES_HERE, CONTAINER):
         rules(path, backend or "auto")
+    if kind == CONTAINER:
+        syscalls.drop_bounding(c for c in syscalls.ALL_CAPABILITIES if c not in _OF_CONTAINERS)
+        syscalls.set_capabilities(_OF_CONTAINERS)
     if kind == PLAIN_USER and backend:
         delegate(Path(backend))
     if kind == PLAIN_USER:
