@@ -20,6 +20,7 @@ from tests.apps.proxy.egress import test_control as changes
 from tests.apps.proxy.egress import test_credentials as credentials
 from tests.apps.proxy.egress import test_exchange as answers
 from tests.apps.proxy.egress import test_limits as limits
+from tests.apps.proxy.egress import test_platform as platforms
 from tests.apps.proxy.egress import test_turn as turns
 from tests.apps.proxy.egress import test_websocket as websockets
 from tests.apps.sandboxes.harness import test_attacks as inside
@@ -178,6 +179,14 @@ _PROXY: tuple[tuple[str, Callable[..., None], bool, bool], ...] = (
     ("direct", changes.test_direct_without_tls_goes_nowhere, False, False),
     ("direct", changes.test_plain_http_to_a_direct_host_is_denied, False, False),
     ("direct", changes.test_direct_is_not_intercepted, True, True),
+    ("platform", platforms.test_everything_else_of_the_platform_is_refused, False, False),
+    ("platform", platforms.test_no_other_port, False, False),
+    ("platform", platforms.test_no_other_name_of_the_platform_opens, False, False),
+    ("platform", platforms.test_the_token_never_comes_back, False, True),
+    ("platform", platforms.test_no_rule_closes_or_widens_it, False, True),
+    ("platform", platforms.test_it_has_no_websockets, False, False),
+    ("platform", platforms.test_requests_on_one_connection_are_decided_one_by_one, False, True),
+    ("platform", platforms.test_its_own_part_is_reached_with_its_own_token, True, True),
     ("shared hosts", more.a_host_that_strangers_can_have, False, False),
     ("shared hosts", more.a_host_of_one_owner, True, False),
 )  # fmt: skip

@@ -71,6 +71,21 @@ def _trusting(original: Any) -> Any:
     return context
 
 
+def _believing(original: Any) -> Any:
+    """The hello is read, and the host that was allowed is believed to be in it."""
+
+    def read(wire: Any) -> Any:
+        first, name = original(wire)
+        return first, "direct.example.com" if name else name
+
+    return read
+
+
+def _uncut(original: Any) -> Any:
+    original._no_longer_allowed = lambda *_: False
+    return original
+
+
 MUTANTS = (
     Mutant("request line", _HEAD, "_REQUEST_LINE",
            _set(re.compile(r"([A-Za-z:\t-]+)[ \t]+([^ ]+)[ \t]*(?:HTTP/[0-9.]*([01]))")),
@@ -116,6 +131,17 @@ MUTANTS = (
            ("upstream",)),
     Mutant("addresses", "apps.policies.core.decide", "_address_refusal", _always(None),
            ("address",)),
+    Mutant("WebSocket handshakes", "apps.proxy.egress.websocket", "key_of", _always("x"),
+           ("websocket",)),
+    Mutant("WebSocket answers", "apps.proxy.egress.websocket", "check_answer", _always(None),
+           ("websocket",)),
+    Mutant("where a tunnel leads", "apps.proxy.egress.tunnel", "read_hello", _believing,
+           ("direct",)),
+    Mutant("paths of the platform", "apps.proxy.egress.platform", "target_for",
+           lambda _: lambda __, target: target, ("platform",)),
+    Mutant("ports of the platform", "apps.proxy.egress.platform", "check", _always(None),
+           ("platform",)),
+    Mutant("cuts", "apps.proxy.egress.plane", "Plane", _uncut, ("policy change",)),
     Mutant("seccomp", "apps.sandboxes.harness.seccomp", "install", _always(None),
            ("kernel calls",)),
     Mutant("capabilities", "apps.sandboxes.harness.syscalls", "drop_bounding", _always(None),

@@ -24,13 +24,13 @@ from typing import TYPE_CHECKING, Any
 from cryptography.hazmat.primitives import serialization
 
 from apps.policies import codec
-from tests.apps.proxy.egress.conftest import HOSTS, SECRET, Agent, Rig, bundle
+from tests.apps.proxy.egress.conftest import HOSTS, SECRET, Agent, Rig, bundle, unix_listener
 from tests.apps.sandboxes.harness import kinds
 from tests.apps.sandboxes.harness import test_lifecycle as traces
 from tests.apps.sandboxes.harness.conftest import CHECKOUT, Box, Daemon, start
 from tests.attacks.elsewhere import Surroundings
 from tests.attacks.world import World, socket_in
-from tests.twins.egress import TOKEN, BrokerTwin, EgressTwin
+from tests.twins.egress import PROJECT, TOKEN, BrokerTwin, EgressTwin
 from tests.twins.upstream import TwinCa, UpstreamTwin
 
 if TYPE_CHECKING:
@@ -54,6 +54,16 @@ class _Upstreams(Rig):
         self.world = World(stack, authority.issue(folder / "world", "*.wild.example.com"))
         self.plain = stack.enter_context(UpstreamTwin())
         self.stranger = stack.enter_context(UpstreamTwin(TwinCa().issue(folder, "x.example.com")))
+        socket_file = folder / "platform.sock"
+        self.platform = stack.enter_context(UpstreamTwin(listener=unix_listener(socket_file)))
+        socket_file.chmod(0o666)
+        self.upstreams = (
+            self.up,
+            self.plain,
+            self.stranger,
+            self.platform,
+            self.world.upstream,
+        )
         self.version = 1
 
     def places(self) -> dict[str, tuple[str, int]]:
@@ -64,13 +74,9 @@ class _Upstreams(Rig):
         places["evil.wild.example.com"] = (_TLS, self.stranger.port)
         return places
 
-    def untouched(self) -> bool:
-        """Nothing reached an upstream, nor the world."""
-        return super().untouched() and not self.world.upstream.raw
-
     def fresh(self) -> None:
         """Nothing seen yet."""
-        for upstream in (self.up, self.plain, self.stranger, self.world.upstream):
+        for upstream in self.upstreams:
             upstream.reset()
         self.egress.mark()
 
@@ -99,6 +105,7 @@ class Caged(_Upstreams):
             "address_map": {host: list(place) for host, place in self.places().items()},
             "upstream_ca_file": str(self.upstream_ca),
             "explain_url": "https://lens.test/decisions",
+            "platform_socket": str(folder / "platform.sock"),
         }
         if kind == "namespace":
             module = ("tests.attacks.mutated", mutant) if mutant else None
@@ -108,7 +115,10 @@ class Caged(_Upstreams):
         stack.callback(daemon.stop)
         self.daemon = daemon
         self.box: Box = daemon.create(
-            bundle=codec.to_obj(bundle(self.version)), token=TOKEN, allow_degraded=True
+            bundle=codec.to_obj(bundle(self.version)),
+            token=TOKEN,
+            identity={"project_slug": PROJECT},
+            allow_degraded=True,
         )
         self.egress = _Sandboxed(daemon, self.box, broker)
         self._place = _place_of(daemon, self.box, shared=kinds.KINDS[kind].shared, stack=stack)

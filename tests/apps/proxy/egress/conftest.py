@@ -228,7 +228,12 @@ class Rig:
                 platform_socket=folder / "platform.sock",
             )
         )
-        self.upstreams = (self.up, self.plain, self.stranger, self.platform)
+        self.upstreams: tuple[UpstreamTwin, ...] = (
+            self.up,
+            self.plain,
+            self.stranger,
+            self.platform,
+        )
         self.egress.broker.values["cred-1"] = SECRET
         self.version = 1
         self.apply()
