@@ -82,7 +82,10 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 
 
 class SandboxdTwin:
-    """`with SandboxdTwin(socket, folder) as twin:`; `unavailable` answers isolation_unavailable."""
+    """`with SandboxdTwin(socket, folder) as twin:`; `unavailable` answers isolation_unavailable.
+
+    `isolation` is what it says that it isolates with; `degraded` wants `allow_degraded`.
+    """
 
     def __init__(self, socket_path: Path, folder: Path, *, unavailable: str = "") -> None:
         self.socket_path = socket_path
@@ -90,6 +93,7 @@ class SandboxdTwin:
         self.unavailable = unavailable
         self.boxes: dict[str, Box] = {}
         self.calls: list[str] = []
+        self.isolation = "none"
         self.create_delay = 0.0
         self.instance = ""
         self._lock = threading.Lock()
@@ -154,7 +158,7 @@ class SandboxdTwin:
 
     def _health(self) -> dict[str, Any]:
         return {
-            "isolation": "unavailable" if self.unavailable else "none",
+            "isolation": "unavailable" if self.unavailable else self.isolation,
             "layers": [],
             "remedy": self.unavailable,
             "sandboxes": len(self.boxes),
@@ -170,6 +174,8 @@ class SandboxdTwin:
     def _create(self, body: dict[str, Any]) -> dict[str, Any]:
         if self.unavailable:
             raise RefusedError(503, "isolation_unavailable", remedy=self.unavailable)
+        if self.isolation == "degraded" and not body["allow_degraded"]:
+            raise RefusedError(503, "isolation_unavailable", remedy="An organization admin can")
         time.sleep(self.create_delay)
         with self._lock:
             if body["id"] in self.boxes:
@@ -178,7 +184,7 @@ class SandboxdTwin:
             folder.mkdir(parents=True)
             self.boxes[body["id"]] = Box(body, folder)
         report = [{"probe": "isolation", "ok": False, "detail": "test twin: none"}]
-        return {"id": body["id"], "isolation": "none", "report": report, "created_ms": 1.0}
+        return {"id": body["id"], "isolation": self.isolation, "report": report, "created_ms": 1.0}
 
     def _delete(self, name: str) -> dict[str, Any]:
         box = self.boxes.pop(name, None)
