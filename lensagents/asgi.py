@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from channels.routing import ProtocolTypeRouter, URLRouter
 from django.core.asgi import get_asgi_application
 
-from lensagents.health import livez, readyz
 from lensagents.routing import route
 from lensagents.settings.env import choose_settings
 
@@ -23,6 +22,7 @@ django_application = get_asgi_application()
 
 from apps.mcp.asgi import PROJECT_ROUTE  # noqa: E402  models must be loaded before
 from apps.mcp.asgi import endpoint as mcp_endpoint  # noqa: E402  same
+from lensagents.health import livez, readyz  # noqa: E402  same
 
 
 async def refuse_websocket(_scope: Message, receive: Receive, send: Send) -> None:

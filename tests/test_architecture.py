@@ -67,6 +67,15 @@ def test_setup_imports_no_heavy_library() -> None:
     assert done.stdout.strip() == ""
 
 
+def test_a_server_can_load_the_entry_point_by_its_name() -> None:
+    """As uvicorn and Daphne do: nothing has set Django up before."""
+    done = _python(
+        "import os; os.environ['DJANGO_SETTINGS_MODULE'] = 'lensagents.settings.test';"
+        "import lensagents.asgi"
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_cores_import_only_the_standard_library() -> None:
     graph = grimp.build_graph("apps", include_external_packages=True)
     cores = [name for name in graph.modules if ".core" in name]

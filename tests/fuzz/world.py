@@ -23,9 +23,10 @@ def main() -> None:
     """Migrate, build, print."""
     django.setup()
     call_command("migrate", verbosity=0)
-    from tests import factories  # noqa: PLC0415  after django.setup
+    from tests import factories, tenancy  # noqa: PLC0415  after django.setup
     from tests.contracts.api_cases import CASES, invitation_of, sandbox_of  # noqa: PLC0415
 
+    tenancy.begin()
     acme, globex = factories.acme(), factories.globex()
     for world in (acme, globex):
         sandbox_of(world)
