@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from django.http import HttpRequest, HttpResponse
     from django.http.response import HttpResponseBase
 
+    from apps.common.api_fields import Strict
+
     Serializers = dict[str, type[serializers.BaseSerializer[Any]]]
 
 CONDITIONAL_METHODS = frozenset({"PUT", "PATCH", "DELETE"})
@@ -67,8 +69,8 @@ class ApiView(GenericViewSet[Any]):
     outputs: ClassVar[Serializers] = {}
     statuses: ClassVar[dict[str, int]] = {"create": 201}
     documents: ClassVar[dict[str, dict[str, Any]]] = {}
-    filters: ClassVar[type[serializers.BaseSerializer[Any]] | None] = None
-    asks: ClassVar[Serializers] = {}
+    filters: ClassVar[type[Strict] | None] = None
+    asks: ClassVar[dict[str, type[Strict]]] = {}
     pages: ClassVar[frozenset[str]] = frozenset({"list"})
     volatile: ClassVar[frozenset[str]] = frozenset()
     pages_by: ClassVar[str] = "id"
@@ -133,6 +135,22 @@ class ApiView(GenericViewSet[Any]):
         found.is_valid(raise_exception=True)
         return dict(found.validated_data)
 
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        """As the framework's; and what is in the query is there once, and known."""
+        super().initial(request, *args, **kwargs)
+        if self.action:
+            self._check_names()
+
+    def _check_names(self) -> None:
+        wanted = self.query_of(self.action)
+        known = set(wanted().fields) if wanted else set()
+        known |= {"cursor", "limit"} if self.action in self.pages else set()
+        for name, values in self.request.query_params.lists():
+            if name not in known:
+                raise Invalid("There is no such parameter here.", field=name[:100])
+            if len(values) > 1:
+                raise Invalid("This is there twice.", field=name)
+
     def query(self) -> dict[str, Any]:
         """The query of this action, checked; cursor and limit are the page's."""
         given = {
@@ -141,13 +159,9 @@ class ApiView(GenericViewSet[Any]):
             if name not in ("cursor", "limit")
         }
         wanted = self.query_of(self.action)
-        if wanted is None:
-            for name in given:
-                raise Invalid("There is no such filter.", field=name[:100])
-            return {}
-        return self.checked(wanted, given)
+        return self.checked(wanted, given) if wanted else {}
 
-    def query_of(self, action: str) -> type[serializers.BaseSerializer[Any]] | None:
+    def query_of(self, action: str) -> type[Strict] | None:
         """What the action may be asked with."""
         return self.filters if action == "list" else self.asks.get(action)
 
@@ -189,8 +203,8 @@ class ApiView(GenericViewSet[Any]):
         asked = self.request.query_params
         page = page_of(
             found,
-            cursor=asked.get("cursor", ""),
-            limit=asked.get("limit", ""),
+            cursor=asked.get("cursor"),
+            limit=asked.get("limit"),
             by=self.pages_by,
         )
         items = [self.shown(row) for row in page.rows]

@@ -35,19 +35,19 @@ class Page:
     following: str | None
 
 
-def page_of(rows: QuerySet[Any], *, cursor: str, limit: str, by: str = "id") -> Page:
-    """The page behind `cursor` ("" = the first). `by` is "id" or the name of a time column."""
+def page_of(rows: QuerySet[Any], *, cursor: str | None, limit: str | None, by: str = "id") -> Page:
+    """The page behind `cursor` (None = the first). `by` is "id" or the name of a time column."""
     size = _size(limit)
     ordered = rows.order_by("-id") if by == "id" else rows.order_by(f"-{by}", "-id")
-    if cursor:
+    if cursor is not None:
         ordered = ordered.filter(_behind(cursor, by))
     found = list(ordered[: size + 1])
     more = len(found) > size
     return Page(found[:size], _cursor(found[size - 1], by) if more else None)
 
 
-def _size(limit: str) -> int:
-    if not limit:
+def _size(limit: str | None) -> int:
+    if limit is None:
         return DEFAULT_LIMIT
     number = int(limit) if limit.isascii() and limit.isdecimal() and len(limit) < 4 else 0
     if not 1 <= number <= MAX_LIMIT:

@@ -289,7 +289,7 @@ class PoliciesApi(Listed, Shown, Created, Deleted):
 
     def _plain(self) -> Mapping[str, Any]:
         """The plain document of the body."""
-        found = self.request.data
+        found = self.request.data if self.request.stream else None
         if not isinstance(found, Mapping):
             raise Invalid("A policy document is a mapping: `kind`, `name`, …", code="malformed")
         return found

@@ -169,7 +169,7 @@ DATA_UPLOAD_MAX_NUMBER_FIELDS = 10_000  # a policy of 500 domain rules is one fo
 
 # The REST API. Its views name their own parsers, renderers and errors (`apps.common.api`).
 API_CALLS_PER_MINUTE = env.number("API_CALLS_PER_MINUTE", 600, low=1, high=1_000_000)
-REST_FRAMEWORK = {"UNAUTHENTICATED_USER": None}
+REST_FRAMEWORK = {"UNAUTHENTICATED_USER": None, "URL_FORMAT_OVERRIDE": None}
 SPECTACULAR_SETTINGS: dict[str, Any] = {
     "TITLE": "Lens Agents",
     "DESCRIPTION": "The control plane: the same services, roles and audit trail as the admin.",

@@ -11,7 +11,7 @@
     persistAuthorization: false,
     validatorUrl: null,
     supportedSubmitMethods: ["get", "post", "put", "patch", "delete"],
-    docExpansion: "none",
+    docExpansion: "list",
     requestInterceptor: (request) => {
       const own = new URL(request.url, window.location.href).origin === window.location.origin;
       if (own && changes(request.method)) {

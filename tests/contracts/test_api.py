@@ -206,6 +206,19 @@ def test_a_session_needs_the_csrf_token(name: str, acme: World) -> None:
     assert stored() == before
 
 
+@pytest.mark.parametrize("kind", ["multipart/form-data", "multipart/form-data; boundary=x", "a/b"])
+def test_a_session_survives_any_content_type(kind: str, acme: World) -> None:
+    """Looking for the CSRF token must not read the body as a form."""
+    client = browser(acme.admin)
+    client.handler.enforce_csrf_checks = True
+    client.cookies["lens_csrf"] = "x" * 32
+    path = f"/agents/{acme.agent.pk}/disable"
+    headers = {"x-csrftoken": "x" * 32, "content-type": kind}
+    assert Api(client).ask("POST", path, "no form", **headers).status_code == 200
+    path = f"/sandboxes/{sandbox_of(acme).pk}/stop"
+    assert Api(client).ask("POST", path, "no form", **headers).status_code == 415
+
+
 def test_the_document_is_valid_and_complete() -> None:
     validate(DOCUMENT)
     names = [name for name, *_ in operations()]

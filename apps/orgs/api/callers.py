@@ -14,7 +14,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from django.http import QueryDict
 from django.middleware.csrf import CsrfViewMiddleware
+from django.utils.datastructures import MultiValueDict
 
 from apps.common.errors import Denied, Unauthenticated
 from apps.common.ids import token_hash
@@ -110,6 +112,8 @@ class _Csrf(CsrfViewMiddleware):
 def _check_csrf(request: HttpRequest) -> None:
     if request.method in SAFE_METHODS:
         return
+    # The token comes in the header: a body is not read as a form on the way.
+    request._post, request._files = QueryDict(), MultiValueDict()  # type: ignore[attr-defined]  # noqa: SLF001  Django's own
     check = _Csrf(lambda _: None)  # type: ignore[arg-type]  # it is never called
     check.process_request(request)
     reason = check.process_view(request, None, (), {})  # type: ignore[arg-type]  # no view needed

@@ -241,13 +241,20 @@ def test_a_row_that_comes_or_goes_moves_no_other(acme: World, admin: Api) -> Non
     [
         *("cursor=x", "cursor=%00", "cursor=" + "A" * 21, "cursor=" + "A" * 23, "cursor=é"),
         *("limit=0", "limit=201", "limit=-1", "limit=x", "limit=1e2", "limit=%D9%A1"),
-        *("limit=" + "9" * 5_000, "nothing=1", "slug=sre"),
+        *("limit=" + "9" * 5_000, "nothing=1", "slug=sre", "limit=", "cursor=", "format=xml"),
     ],
 )
 def test_a_query_that_cannot_be_read(query: str, admin: Api) -> None:
     response = admin.get(f"/teams?{query}")
     assert code(response) == (400, "invalid")
     assert fields(response) == [query.partition("=")[0]]
+
+
+def test_a_parameter_is_there_once_and_known_everywhere(acme: World, admin: Api) -> None:
+    assert fields(admin.get("/teams?limit=1&limit=2")) == ["limit"]
+    for path in (f"/teams/{acme.team.pk}", "/whoami"):
+        assert fields(admin.get(f"{path}?limit=1")) == ["limit"]
+    assert fields(admin.post("/teams?dry_run=1", NEW)) == ["dry_run"]
 
 
 def test_a_cursor_of_another_order_is_none(admin: Api) -> None:

@@ -122,6 +122,12 @@ def test_an_error_names_its_path(old: str, new: str, named: str, admin: Api) -> 
     assert Policy.objects.count() == 1
 
 
+def test_without_a_body_there_is_nothing_to_check(admin: Api) -> None:
+    for path in ("/policies", "/policies/apply", "/policies/validate", "/policies/diff"):
+        for body in ("", "[]", '"x"', "null"):
+            assert admin.post(path, body).status_code == 400
+
+
 def test_a_check_says_what_a_save_would(admin: Api) -> None:
     hidden = LEADS.replace('"*", action: deny', '"api.example.com", action: deny')
     review = read(send(admin, "/policies/validate", hidden))
