@@ -9,7 +9,7 @@ NAME ?=
 WORKERS ?= 2
 PYTEST_ARGS ?=
 
-.PHONY: help demo up test test-sso test-pages lint format bench attacks fuzz test-clients lock embedded dev
+.PHONY: help demo up test test-sso test-pages lint format bench attacks fuzz simulator test-clients lock embedded dev
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 20
@@ -55,6 +55,9 @@ attacks: dev ## attack a real sandbox and its proxy, and stock proxy.py (ARGS=--
 
 fuzz: dev ## fuzz the REST API on a live server as three callers (ARGS=--smoke)
 	@$(PY) -m tests.fuzz $(ARGS)
+
+simulator: dev ## compare the policy simulator with a running egress proxy and MCP endpoint (ARGS=--smoke)
+	@$(PY) -m tests.simulator $(ARGS)
 
 test-clients: dev ## run real HTTP clients inside a sandbox
 	@$(PY) -m tests.clients
