@@ -9,7 +9,7 @@ NAME ?=
 WORKERS ?= 2
 PYTEST_ARGS ?=
 
-.PHONY: help demo up test test-sso lint format bench attacks fuzz test-clients lock embedded dev
+.PHONY: help demo up test test-sso test-pages lint format bench attacks fuzz simulator test-clients lock embedded dev
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 20
@@ -56,6 +56,9 @@ attacks: dev ## attack a real sandbox and its proxy, and stock proxy.py (ARGS=--
 fuzz: dev ## fuzz the REST API on a live server as three callers (ARGS=--smoke)
 	@$(PY) -m tests.fuzz $(ARGS)
 
+simulator: dev ## compare the policy simulator with a running egress proxy and MCP endpoint (ARGS=--smoke)
+	@$(PY) -m tests.simulator $(ARGS)
+
 test-clients: dev ## run real HTTP clients inside a sandbox
 	@$(PY) -m tests.clients
 
@@ -71,3 +74,10 @@ test-sso: dev ## sign in through two real OpenID providers (npm oidc-provider) i
 	mkdir -p build/sso && cp tests/journeys/sso/package.json tests/journeys/sso/package-lock.json build/sso/ && \
 	npm ci --prefix build/sso --ignore-scripts --no-audit --no-fund --silent && \
 	$(RUN)/pytest tests/journeys/sso -q $(PYTEST_ARGS)
+
+test-pages: dev ## open every page full of hostile text in headless Chromium, and let axe judge it
+	@command -v npm >/dev/null && command -v chromium >/dev/null || \
+	  { echo "test-pages is skipped: it needs npm and chromium"; exit 0; }; \
+	mkdir -p build/pages && cp tests/journeys/pages/package.json tests/journeys/pages/package-lock.json build/pages/ && \
+	npm ci --prefix build/pages --ignore-scripts --no-audit --no-fund --silent && \
+	$(RUN)/pytest tests/journeys/pages -q $(PYTEST_ARGS)

@@ -101,12 +101,12 @@ def both() -> Iterator[dict[str, str]]:
         }
 
 
-def create_roles(url: str) -> dict[str, str]:
+def create_roles(url: str, *, apart: bool = False) -> dict[str, str]:
     """The three roles of an installation on a private server; the variables with their URLs.
 
     The database of `url` becomes the owner's. For tests alone the application may become the other
     two by SET ROLE, and never is them without: then a test and the code it tests see one
-    transaction.
+    transaction. `apart` makes them as an installation has them.
     """
     password = secrets.token_hex(16)
     with psycopg.connect(url, autocommit=True) as connection:
@@ -115,7 +115,8 @@ def create_roles(url: str) -> dict[str, str]:
             connection.execute(
                 sql.SQL("CREATE ROLE {} LOGIN {} PASSWORD {}").format(name, sql.SQL(more), secret)
             )
-        connection.execute("GRANT lens_owner, lens_system TO lens_app")
+        if not apart:
+            connection.execute("GRANT lens_owner, lens_system TO lens_app")
         name = sql.Identifier(url.rpartition("/")[2])
         connection.execute(sql.SQL("ALTER DATABASE {} OWNER TO lens_owner").format(name))
     where = url.rpartition("@")[2]

@@ -3,8 +3,9 @@
     @every(60, name="sandboxes.reap")
     def reap() -> None: ...
 
-A run that could not start before the next one is due is dropped, so that a worker that was away
-does not find a pile of them.
+It begins nowhere (`apps.common.tenancy`): a sweep says `system(…)` itself. A run that could not
+start before the next one is due is dropped, so that a worker that was away does not find a pile of
+them.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from celery import shared_task
+
+from apps.common.tenancy import edge
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,10 +30,11 @@ def every(seconds: float, *, name: str) -> Callable[[Callable[[], None]], Callab
     def add(function: Callable[[], None]) -> Callable[[], None]:
         if name in _entries:
             raise TypeError(f"periodic task {name!r} is declared twice")
-        shared_task(name=name, ignore_result=True)(function)
+        task = edge()(function)
+        shared_task(name=name, ignore_result=True)(task)
         options = {"expires": max(int(seconds), MIN_EXPIRES_SECONDS)}
         _entries[name] = {"task": name, "schedule": seconds, "options": options}
-        return function
+        return task
 
     return add
 

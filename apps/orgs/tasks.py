@@ -15,6 +15,7 @@ HOUR = 3600
 
 
 @every(HOUR, name="orgs.clear_sessions")
+@system("sessions that have ended")
 def clear_sessions() -> None:
     """Delete sessions that have ended: each visit to the sign-in leaves one."""
     Session.objects.filter(expire_date__lt=clock.now()).delete()
@@ -22,6 +23,7 @@ def clear_sessions() -> None:
 
 
 @every(HOUR, name="orgs.expire_memberships")
+@system("memberships that have ended")
 def expire_memberships() -> None:
     """What was given by hand ends; it counted for nothing since its end already."""
     memberships_expire()

@@ -257,7 +257,7 @@ class PolicyAdmin(PolicyPages, OrgModelAdmin):
         context["previewed"] = draft is not None
         if policy is not None:
             context |= {"chain": self.chain(request, policy), "tabs": self.tabs(policy, "change")}
-            if context.get("has_change_permission"):
+            if self.has_change_permission(request, policy):
                 context |= preview.simulation(request, policy, draft)
         return super().render_change_form(request, context, **kwargs)
 

@@ -190,9 +190,13 @@ class PolicyPages(Base):
                 for warning in saved.warnings:
                     messages.warning(request, warning)
                 return HttpResponseRedirect(self.url("change", saved.policy.pk))
-        context = self.page(
-            request, None, title="Import a policy", form=form, back=self.url("changelist")
-        )
+        context = {
+            **self.admin_site.each_context(request),
+            "opts": self.opts,
+            "title": "Import a policy",
+            "form": form,
+            "back": self.url("changelist"),
+        }
         return TemplateResponse(request, "policies/import.html", context)
 
 

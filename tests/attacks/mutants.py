@@ -115,7 +115,7 @@ MUTANTS = (
     Mutant("masking", "apps.proxy.egress.scrub", "mask", lambda _: lambda data, _: data,
            ("credential",)),
     Mutant("forms of a secret", "apps.proxy.egress.scrub", "forms", _always(()), ("credential",)),
-    Mutant("held back bytes", "apps.proxy.egress.scrub", "_overlap", _always(0), ("credential",)),
+    Mutant("held back bytes", "apps.proxy.egress.scrub", "overlap", _always(0), ("credential",)),
     Mutant("compressed answers", "apps.proxy.egress.response", "_check_coding", _always(None),
            ("credential",)),
     Mutant("control characters in values", "apps.proxy.egress.inject", "_PRINTABLE",

@@ -119,7 +119,7 @@ def test_the_menu_holds_what_one_may_view(acme: World) -> None:
         context = browser(actor).get("/").context
         return [item["title"] for group in context["sidebar_navigation"] for item in group["items"]]
 
-    assert titles(acme.admin)[:4] == ["Overview", "People", "Teams", "Projects"]
+    assert titles(acme.admin)[:4] == ["Overview", "People", "Invitations", "Teams"]
     assert "Audit trail" in titles(acme.auditor)
     assert "Audit trail" not in titles(acme.member)
     assert "Policies" in titles(acme.member)

@@ -79,7 +79,7 @@ def test_a_tool_that_insists_on_a_token_starts_and_the_real_one_arrives(folder: 
             "LENS_UPSTREAM_CA_FILE": str(ca_file),
         }
         with running_platform(data_dir=folder, env=env) as platform:
-            token = platform.manage("shell", "-c", MAKE).split("token ")[1].strip()
+            token = platform.shell(MAKE).split("token ")[1].strip()
             assert use(platform, token) == "token lens-sentinel-github"
             (seen,) = upstream.seen
             assert seen.header("authorization") == f"Bearer {SECRET_VALUE}"
@@ -88,13 +88,13 @@ def test_a_tool_that_insists_on_a_token_starts_and_the_real_one_arrives(folder: 
             assert SECRET_VALUE not in listed
             assert "GITHUB_TOKEN=lens-sentinel-github" in listed
 
-            platform.manage("shell", "-c", ROTATE)
+            platform.shell(ROTATE)
             time.sleep(1)
             upstream.reset()
             use(platform, token)
             assert upstream.seen[-1].header("authorization") == "Bearer rotated-0123456789abcdef"
 
-            platform.manage("shell", "-c", UNBIND)
+            platform.shell(UNBIND)
             time.sleep(1)
             upstream.reset()
             without = asyncio.run(shell(platform, token, f"({TOOL}); echo $?"))

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin
 from django.http import HttpResponseRedirect
-from django.template.loader import render_to_string
 from django.urls import reverse
 from django.utils.html import format_html
 
@@ -14,6 +13,7 @@ from apps.common.admin import OrgModelAdmin
 from apps.common.admin_display import NOTHING, badge, button
 from apps.orgs import services
 from apps.orgs.admin.forms import DomainForm, MappingForm, ProviderForm
+from apps.orgs.guide import guide
 from apps.orgs.models import EmailDomain, GroupMapping, IdentityProvider
 from apps.orgs.services.domains import record_name, record_value
 from apps.orgs.services.identity_providers import is_proven
@@ -49,7 +49,9 @@ class IdentityProviderAdmin(OrgModelAdmin):
         readable = self.has_change_permission(request, obj) or obj is None
         shown = settings if readable else settings[:-1]
         more = ("scopes", "group_claim", "algorithms")
-        register = ("At the provider", {"fields": (), "description": guide(request)})
+        org = getattr(request, "org", None)
+        steps = guide(request, org) if org else ""
+        register = ("At the provider", {"fields": (), "description": steps})
         state = (None, {"fields": (("state", "working_at"), ("proved_at", "proved_by"))})
         own = ("Settings", {"fields": shown})
         rest = ("More settings", {"fields": more})
@@ -109,7 +111,7 @@ class IdentityProviderAdmin(OrgModelAdmin):
     def has_enable_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Whether to offer the button."""
         row = self.row(request, obj)
-        waits = row is None or row.working_at is None
+        waits = row is None or (row.working_at is None and is_proven(row))
         return waits and self.admin_site.allows(request, "idp.update", row)
 
     def has_disable_permission(self, request: HttpRequest, obj: Any = None) -> bool:
@@ -250,19 +252,3 @@ class GroupMappingAdmin(OrgModelAdmin):
     def remove(self, request: TenantRequest, row: Any) -> None:
         """The group gives nothing any more."""
         services.mapping_delete(row, actor=request.actor)
-
-
-def guide(request: HttpRequest) -> str:
-    """What to register at the provider, step by step."""
-    org = getattr(request, "org", None)
-    return render_to_string("orgs/guide.html", places(request, org.slug if org else ""))
-
-
-def places(request: HttpRequest, slug: str) -> dict[str, str]:
-    """The addresses that a provider asks for."""
-    return {
-        "redirect_uri": request.build_absolute_uri(reverse("oidc_authentication_callback")),
-        "sign_out_uri": request.build_absolute_uri(reverse("logout_done")),
-        "logout_uri": request.build_absolute_uri(reverse("oidc_logout")),
-        "login_uri": request.build_absolute_uri(reverse("login_organization", args=[slug or "x"])),
-    }

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from django.http import Http404
 from django.shortcuts import get_object_or_404, redirect, render
-from django.urls import reverse
 from django.utils.decorators import method_decorator
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
@@ -22,6 +21,7 @@ from apps.common.errors import LensError
 from apps.common.tenancy import scope
 from apps.orgs import devidp, session
 from apps.orgs.forms import AdminForm, OrganizationForm, ProviderForm
+from apps.orgs.guide import guide
 from apps.orgs.models import IdentityProvider
 from apps.orgs.oidc.flow import Purpose
 from apps.orgs.oidc.metadata import discover
@@ -161,7 +161,7 @@ def _sign_in_page(
         "admin": services.first_admin(org),
         # A development provider of an earlier start may have had another port.
         "providers": [idp for idp in providers if not idp.is_development or idp.issuer == running],
-        "redirect_uri": request.build_absolute_uri(reverse("oidc_authentication_callback")),
+        "guide": guide(request, org),
         "form": form,
         "admin_form": admin_form,
     }

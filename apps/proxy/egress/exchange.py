@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from apps.policies.core.asking import HTTP_PORT, HTTPS_PORT, http_request
 from apps.policies.types import Action
-from apps.proxy.egress import answers, body, inject, response, websocket
+from apps.proxy.egress import answers, body, inject, response, scrub, websocket
 from apps.proxy.egress.answers import Answer, RefusedError, denied
 from apps.proxy.egress.audit import Record
 from apps.proxy.egress.broker import BrokerAwayError, BrokerRefusedError
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from apps.proxy.egress.inject import Injected
     from apps.proxy.egress.lines import Line
     from apps.proxy.egress.plane import Plane
+    from apps.proxy.egress.scrub import Needles
     from apps.proxy.egress.upstream import Upstream
     from apps.proxy.egress.wire import Wire
 
@@ -184,7 +185,7 @@ class Exchange:
         )
 
     def _forward(self, head: bytes, injected: Injected | None) -> bool:
-        needles = injected.needles if injected else ()
+        needles = injected.needles if injected else scrub.NONE
         upstream, answer = self._round_trip(head, needles)
         if answer.status == 101:
             return self._switch(upstream, answer, needles)
@@ -207,7 +208,7 @@ class Exchange:
         self._put_back(upstream, answer)
         return keep_alive
 
-    def _switch(self, upstream: Upstream, answer: ResponseHead, needles: tuple[bytes, ...]) -> bool:
+    def _switch(self, upstream: Upstream, answer: ResponseHead, needles: Needles) -> bool:
         """Relay a WebSocket until it ends; the connection carries nothing after it."""
         record = self._record
         try:
@@ -225,7 +226,7 @@ class Exchange:
         record.result = "success"
         return False
 
-    def _round_trip(self, head: bytes, needles: tuple[bytes, ...]) -> tuple[Upstream, ResponseHead]:
+    def _round_trip(self, head: bytes, needles: Needles) -> tuple[Upstream, ResponseHead]:
         """Send the request and receive the head of its answer."""
         asked = self._asked
         views = self._client_body()
@@ -251,7 +252,7 @@ class Exchange:
         head: bytes,
         first: bytes,
         views: Iterator[memoryview],
-        needles: tuple[bytes, ...],
+        needles: Needles,
     ) -> ResponseHead:
         try:
             self._judge(upstream.addresses)

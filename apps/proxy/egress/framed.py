@@ -21,6 +21,8 @@ from apps.proxy.egress.scrub import overlap
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from apps.proxy.egress.scrub import Needles
+
 TOLD = 8
 _MASK = b"*"
 _DATA, _CONTROL = 0, 1
@@ -41,7 +43,7 @@ class Masker:
 
     __slots__ = ("_context", "_held", "_needles", "_reach")
 
-    def __init__(self, needles: tuple[bytes, ...]) -> None:
+    def __init__(self, needles: Needles) -> None:
         self._needles = needles
         self._reach = max(map(len, needles)) - 1
         self._context = b""
@@ -55,13 +57,13 @@ class Masker:
     def feed(self, data: bytes | memoryview) -> bytes:
         """The bytes that are safe to pass now (may be none)."""
         window = b"".join((self._context, self._held, data))
-        begun = max(overlap(window, needle) for needle in self._needles)
+        begun = overlap(window, self._needles)
         return self._pass(window, min(begun, len(self._held) + len(data)))
 
     def flush(self) -> bytes:
         """What was held; masked when it is more than a few bytes of a secret."""
         window = self._context + self._held
-        begun = max(overlap(window, needle) for needle in self._needles)
+        begun = overlap(window, self._needles)
         count = len(self._held)
         passed = self._pass(window, 0)
         return _MASK * count if begun >= TOLD else passed
@@ -88,7 +90,7 @@ class Masker:
 class FrameScrubber:
     """Masks what one server sends; raises FrameError."""
 
-    def __init__(self, needles: tuple[bytes, ...]) -> None:
+    def __init__(self, needles: Needles) -> None:
         self._streams = (Masker(needles), Masker(needles))
         self._ready = (bytearray(), bytearray())
         self._head = bytearray()

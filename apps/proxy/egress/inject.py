@@ -21,6 +21,7 @@ from apps.proxy.egress.place import InjectionError
 if TYPE_CHECKING:
     from apps.policies.types import Binding
     from apps.proxy.egress.head import RequestHead, ResponseHead
+    from apps.proxy.egress.scrub import Needles
 
 _HOP_BY_HOP = frozenset(
     {
@@ -87,7 +88,7 @@ class Injected:
 
     key: str
     line: str = field(repr=False)
-    needles: tuple[bytes, ...] = field(repr=False)
+    needles: Needles = field(repr=False)
     place: place.Place | None = None
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from apps.proxy.egress.audit import Record
     from apps.proxy.egress.config import Limits
     from apps.proxy.egress.head import ResponseHead
+    from apps.proxy.egress.scrub import Needles
     from apps.proxy.egress.upstream import Upstream
     from apps.proxy.egress.wire import Wire
 
@@ -47,7 +48,7 @@ def receive(
     client: Wire,
     method: str,
     limits: Limits,
-    needles: tuple[bytes, ...],
+    needles: Needles,
     *,
     switching: bool = False,
 ) -> ResponseHead:
@@ -73,7 +74,7 @@ def _one_head(
     client: Wire,
     method: str,
     limits: Limits,
-    needles: tuple[bytes, ...],
+    needles: Needles,
 ) -> ResponseHead:
     try:
         _await(upstream, client, limits.answer)
@@ -118,7 +119,7 @@ def _coding(response: ResponseHead) -> str:
     return "" if coding == "identity" or not response.body else coding
 
 
-def _check_coding(response: ResponseHead, needles: tuple[bytes, ...]) -> None:
+def _check_coding(response: ResponseHead, needles: Needles) -> None:
     """Refuse what cannot be inflated, and so not be searched for the injected credential."""
     coding = _coding(response) if needles else ""
     if coding and (coding not in inflate.CODINGS or response.status == _PARTIAL):
@@ -139,7 +140,7 @@ def relay(
     *,
     method: str,
     keep_alive: bool,
-    needles: tuple[bytes, ...],
+    needles: Needles,
     record: Record,
     settled: Callable[[], None],
 ) -> None:

@@ -13,14 +13,67 @@ import html
 import json
 import re
 import urllib.parse
+from itertools import chain
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 # A shorter secret would match by accident; such credentials need path rules.
 SHORTEST = 16
 _MASK = b"*"
+# A piece shorter than this would be found by accident too often.
+_SHORTEST_ANCHOR = 8
+_PLAIN = re.compile(rb"[A-Za-z0-9]+")
 _ESCAPE = re.compile("%[0-9A-F]{2}")
 
 
-def forms(value: str, *rendered: str) -> tuple[bytes, ...]:
+class Needles(tuple[bytes, ...]):  # noqa: SLOT001  of what varies in size there are no slots
+    """Byte strings to look for, longest first, with what makes that fast.
+
+    `groups`: a piece that several needles have in common, and those needles; where it is absent
+    they all are, and one search did for all. `begun`: by the last byte of a text, the beginnings of
+    needles with which it may end. Not cached anywhere: it lives as long as the secret may.
+    """
+
+    groups: tuple[tuple[bytes, tuple[bytes, ...]], ...]
+    begun: tuple[tuple[bytes, ...], ...]
+
+    def __new__(cls, needles: Iterable[bytes]) -> Self:
+        made = super().__new__(cls, sorted(set(needles), key=_order))
+        made.groups = tuple(_groups(made))
+        made.begun = _beginnings(made)
+        return made
+
+
+def _order(needle: bytes) -> tuple[int, bytes]:
+    """Longest first."""
+    return -len(needle), needle
+
+
+def _groups(needles: tuple[bytes, ...]) -> Iterator[tuple[bytes, tuple[bytes, ...]]]:
+    """What contains a shorter needle contains its piece too: it is in that group."""
+    left = needles
+    while left:
+        anchor = max(_PLAIN.findall(left[-1]), key=len, default=b"")
+        if len(anchor) < _SHORTEST_ANCHOR:
+            anchor = left[-1]
+        yield anchor, tuple(needle for needle in left if anchor in needle)
+        left = tuple(needle for needle in left if anchor not in needle)
+
+
+def _beginnings(needles: tuple[bytes, ...]) -> tuple[tuple[bytes, ...], ...]:
+    found: list[set[bytes]] = [set() for _ in range(256)]
+    for needle in needles:
+        for length in range(1, len(needle)):
+            found[needle[length - 1]].add(needle[:length])
+    return tuple(tuple(sorted(some, key=len, reverse=True)) for some in found)
+
+
+NONE = Needles(())
+
+
+def forms(value: str, *rendered: str) -> Needles:
     """The byte strings under which a secret may come back, longest first.
 
     `rendered` are other strings that carry it (the base64 of `basic`). Each counts raw, escaped for
@@ -30,7 +83,7 @@ def forms(value: str, *rendered: str) -> tuple[bytes, ...]:
     for text in (value, *rendered):
         found |= {form.encode() for form in (text, *_escaped(text))}
         found |= set(_base64_cores(text.encode()))
-    return tuple(sorted((form for form in found if len(form) >= SHORTEST), key=len, reverse=True))
+    return Needles(form for form in found if len(form) >= SHORTEST)
 
 
 def _escaped(text: str) -> list[str]:
@@ -59,12 +112,22 @@ def _base64_cores(secret: bytes) -> list[bytes]:
     return cores
 
 
-def mask(data: bytes, needles: tuple[bytes, ...]) -> bytes:
+def mask(data: bytes, needles: Needles) -> bytes:
     """`data` with every needle replaced by as many asterisks."""
-    for needle in needles:
+    near = [group for anchor, group in needles.groups if anchor in data]
+    # Longest first: a shorter one that overlaps must not leave the better part of a longer one.
+    for needle in sorted(chain.from_iterable(near), key=_order):
         if needle in data:
             data = data.replace(needle, _MASK * len(needle))
     return data
+
+
+def overlap(text: bytes, needles: Needles) -> int:
+    """Length of the longest end of `text` that begins a needle (never the whole of one)."""
+    begun = needles.begun[text[-1]] if text else ()
+    if not text.endswith(begun):
+        return 0
+    return next(len(beginning) for beginning in begun if text.endswith(beginning))
 
 
 class Scrubber:
@@ -72,15 +135,15 @@ class Scrubber:
 
     __slots__ = ("_held", "_needles")
 
-    def __init__(self, needles: tuple[bytes, ...]) -> None:
+    def __init__(self, needles: Needles) -> None:
         self._needles = needles
         self._held = b""
 
     def feed(self, data: bytes | memoryview) -> bytes:
         """The bytes that are safe to pass now (may be none)."""
-        text = mask(self._held + bytes(data), self._needles)
-        keep = max((overlap(text, needle) for needle in self._needles), default=0)
-        cut = len(text) - keep
+        text = b"".join((self._held, data)) if self._held else bytes(data)
+        text = mask(text, self._needles)
+        cut = len(text) - overlap(text, self._needles)
         self._held = text[cut:]
         return text[:cut]
 
@@ -93,13 +156,3 @@ class Scrubber:
         """What was held, at the end of the stream."""
         held, self._held = self._held, b""
         return held
-
-
-def overlap(text: bytes, needle: bytes) -> int:
-    """Length of the longest end of `text` that begins `needle` (never the whole of it)."""
-    at = text.find(needle[:1], max(0, len(text) - len(needle) + 1))
-    while at >= 0:
-        if needle.startswith(text[at:]):
-            return len(text) - at
-        at = text.find(needle[:1], at + 1)
-    return 0

@@ -19,12 +19,14 @@ from apps.proxy.egress import framed
 from apps.proxy.egress.answers import Answer, RefusedError, denied
 from apps.proxy.egress.inject import response_fields
 from apps.proxy.egress.response import UpstreamBrokenError
+from apps.proxy.egress.scrub import NONE
 
 if TYPE_CHECKING:
     from typing import NoReturn
 
     from apps.proxy.egress.audit import Record
     from apps.proxy.egress.head import RequestHead, ResponseHead
+    from apps.proxy.egress.scrub import Needles
     from apps.proxy.egress.wire import Wire
 
 HEADERS = ("Connection: Upgrade", "Upgrade: websocket")
@@ -92,7 +94,7 @@ class _Way:
 
     __slots__ = ("_buffer", "_scrubber", "count", "ended", "held", "sink", "source")
 
-    def __init__(self, source: Wire, sink: Wire, needles: tuple[bytes, ...]) -> None:
+    def __init__(self, source: Wire, sink: Wire, needles: Needles) -> None:
         self.source = source.sock
         self.sink = sink.sock
         self.count = 0
@@ -137,15 +139,13 @@ class _Way:
             raise UpstreamBrokenError(f"the upstream's WebSocket was malformed: {error}") from None
 
 
-def splice(
-    client: Wire, upstream: Wire, needles: tuple[bytes, ...], idle: float, record: Record
-) -> None:
+def splice(client: Wire, upstream: Wire, needles: Needles, idle: float, record: Record) -> None:
     """Pass bytes both ways until one side ends or `idle` seconds pass without any.
 
     What comes from the upstream is searched for `needles`, frame by frame. Raises OSError, or
     UpstreamBrokenError for what is no frame.
     """
-    out, back = _Way(client, upstream, ()), _Way(upstream, client, needles)
+    out, back = _Way(client, upstream, NONE), _Way(upstream, client, needles)
     client.sock.settimeout(0)
     upstream.sock.settimeout(0)
     try:

@@ -144,7 +144,7 @@ _ANY_ADDRESS = (
 _ONE_USER = {
     True: "agent and proxy are one user, kept apart by the process table and by not being dumpable",
     False: "agent, proxy and sandboxd are one user: its files elsewhere can get other modes and "
-    "times, and its other processes may use the proxy",
+    "times, its other processes lower priorities, and these may use the proxy",
 }
 
 

@@ -80,6 +80,7 @@ _SENDING: dict[str, tuple[_Numbers, int]] = {
     "sendto": ((44, 206), 3), "sendmsg": ((46, 211), 2), "sendmmsg": ((307, 269), 3),
 }  # fmt: skip
 _MSG_FASTOPEN = 0x20000000
+_PRLIMIT: _Numbers = (302, 261)
 
 # The last call that this list was reviewed with (removexattrat, Linux 6.13).
 LAST_REVIEWED = 466
@@ -246,14 +247,17 @@ def build_for_shared(machine: str = "") -> bytes:
 
     TCP is the only socket: names and datagrams have no business here, and a Unix socket is found by
     a path that Landlock does not guard (pairs are made without one). No server, no object of
-    System V or of POSIX queues, and no connection made by the way of sending (TCP Fast Open), which
-    Landlock does not see.
+    System V or of POSIX queues, no limits for other processes (where all is one user, that would be
+    anybody's), and no connection made by the way of sending (TCP Fast Open), which Landlock does
+    not see.
     """
     column, audit_arch = _ARCHITECTURES[machine or platform.machine()]
     program = [*_head(audit_arch), *_when(_JEQ, _SOCKET[column] or 0, _tcp_rules())]
     for numbers, index in _SENDING.values():
         flagged = _when(_JSET, _MSG_FASTOPEN, [_refuse(errno.EOPNOTSUPP)])
         program += _when(_JEQ, numbers[column] or 0, [_argument(index), *flagged, _PASS])
+    own = [_argument(0), *_when(_JEQ, 0, [_PASS]), _EPERM]
+    program += _when(_JEQ, _PRLIMIT[column] or 0, own)
     for numbers in SHARED.values():
         program += _when(_JEQ, numbers[column] or 0, [_EPERM])
     return _packed([*program, _PASS])

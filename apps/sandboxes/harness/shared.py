@@ -322,8 +322,4 @@ class Resident(init.Init):
 
     def kill_everything(self) -> None:
         """All commands of this sandbox, however they have forked and whom they belong to now."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
-        try:
-            _kill(self.spec)
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+        _kill(self.spec)

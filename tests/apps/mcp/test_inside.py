@@ -128,7 +128,7 @@ async def test_a_session_by_hand_over_http_and_https(
         expected(await python(client, PLAIN + 'url = url.replace("https", "http")\n' + SESSION))
     deadline = time.monotonic() + 10
     while True:
-        said = await asyncio.to_thread(platform.manage, "shell", "-c", EVENTS)
+        said = await asyncio.to_thread(platform.shell, EVENTS)
         events = [event for event in json.loads(_token(said)) if event[0] == "mcp_tool"]
         if len(events) >= 2 or time.monotonic() > deadline:
             break
@@ -217,13 +217,13 @@ async def test_a_revocation_cuts_what_runs_inside(
     platform: RunningPlatform,
     socket_enabled: None,
 ) -> None:
-    other = _token(await asyncio.to_thread(platform.manage, "shell", "-c", OTHER_AGENT))
+    other = _token(await asyncio.to_thread(platform.shell, OTHER_AGENT))
     again = "\nimport time\nwhile True:\n    ask(url)\n    time.sleep(0.05)\n"
     async with connected(platform, other) as client:
         await client.call_tool("file_write", {"path": "loop.py", "content": PLAIN + again})
         running = asyncio.ensure_future(ran(client, "/usr/bin/python3 loop.py"))
         await asyncio.sleep(1)
-        await asyncio.to_thread(platform.manage, "shell", "-c", REVOKE.format(other))
+        await asyncio.to_thread(platform.shell, REVOKE.format(other))
         started = time.monotonic()
         await asyncio.wait([running], timeout=10)
         assert time.monotonic() - started < 1

@@ -67,6 +67,18 @@ async def test_an_agent_asks_who_it_is_and_runs_a_command(
     assert "hello\n" not in str(calls)
 
 
+async def test_each_event_of_a_degraded_sandbox_says_so(edge: Edge, events: Events) -> None:
+    edge.twin.isolation = "degraded"
+    await in_thread(
+        orgs.organization_update, edge.world.org, allow_degraded=True, actor=edge.world.admin
+    )
+    async with edge.client() as client:
+        for command in ("echo new", "echo warm"):
+            await called(client, "shell_exec", command=command)
+    told = [*events.on("mcp_tool"), *events.on("shell_command")]
+    assert [event["metadata"]["isolation"] for event in told] == ["degraded"] * 4
+
+
 @pytest.mark.parametrize("mode", MODES)
 async def test_each_agent_sees_its_own_tools_in_one_order(edge: Edge, mode: str) -> None:
     other = await in_thread(edge.other_agent, ("whoami", "file_*"))

@@ -11,7 +11,7 @@ from websockets.frames import Frame, Opcode
 from websockets.streams import StreamReader
 
 from apps.proxy.egress.framed import TOLD, FrameError, FrameScrubber, Masker
-from apps.proxy.egress.scrub import forms
+from apps.proxy.egress.scrub import Needles, forms
 
 SECRET = 'aaaab/aaaa+aaab"aaaa=aaaab aaaa'
 NEEDLES = forms(SECRET)
@@ -116,7 +116,7 @@ def test_a_server_that_waits_gains_a_few_bytes(
 
 
 def test_byte_by_byte_with_a_pause_after_each() -> None:
-    masker = Masker((b"0123456789abcdefghij",))
+    masker = Masker(Needles([b"0123456789abcdefghij"]))
     out = b"".join(
         masker.feed(bytes([byte])) + masker.flush() for byte in b"<0123456789abcdefghij>"
     )

@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apps.proxy.egress.scrub import SHORTEST, Scrubber, forms, mask
+from apps.proxy.egress.scrub import SHORTEST, Needles, Scrubber, forms, mask, overlap
 
 SECRET = 'aaaab/aaaa+aaab"aaaa=aaaab aaaa'
 PRINTABLE = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), min_size=16, max_size=60)
 
 
-def through(data: bytes, cuts: list[int], needles: tuple[bytes, ...]) -> bytes:
+def through(data: bytes, cuts: list[int], needles: Needles) -> bytes:
     scrubber = Scrubber(needles)
     edges = [0, *sorted(cut for cut in cuts if cut < len(data)), len(data)]
     parts = [scrubber.feed(data[a:b]) for a, b in itertools.pairwise(edges)]
@@ -75,7 +75,7 @@ def test_nothing_is_held_back_without_need() -> None:
 
 
 def test_a_secret_that_begins_within_a_false_start() -> None:
-    needles = (b"aaab" * 4,)
+    needles = Needles([b"aaab" * 4])
     text = b"aaab" * 3 + b"aaaab" + b"aaab" * 3
     for cut in range(len(text)):
         assert needles[0] not in through(text, [cut], needles)
@@ -91,3 +91,30 @@ def test_base64_in_every_alignment(shift: int) -> None:
     secret = "0123456789abcdefghij"
     text = base64.b64encode(b"\xff" * shift + secret.encode() + b"\xfe" * 5)
     assert through(text, [], forms(secret)) != text
+
+
+LETTERS = st.lists(st.sampled_from([b"a", b"b", b"-", b"aaaaaaaa", b"abababab"]), max_size=12)
+TEXT = LETTERS.map(b"".join)
+
+
+@given(st.lists(TEXT.filter(bool), max_size=5), TEXT)
+def test_the_fast_search_finds_what_a_plain_one_does(some: list[bytes], text: bytes) -> None:
+    """The plain one tries every needle at every place, longest first."""
+    needles = Needles(some)
+    plain = text
+    for needle in sorted(set(some), key=lambda one: (-len(one), one)):
+        plain = plain.replace(needle, b"*" * len(needle))
+    assert mask(text, needles) == plain
+    begun = [
+        length
+        for needle in some
+        for length in range(1, len(needle))
+        if text.endswith(needle[:length])
+    ]
+    assert overlap(text, needles) == max(begun, default=0)
+
+
+def test_a_needle_within_another_is_in_its_group() -> None:
+    needles = forms('p&ss<w>"o/r d+%=ABCDEFGHIJ0123')
+    assert sorted(needle for _, group in needles.groups for needle in group) == sorted(needles)
+    assert len(needles.groups) < len(needles)

@@ -212,6 +212,7 @@ def test_two_sandboxes_see_nothing_of_each_other(kind: Kind, moded: Daemon) -> N
     pid = one.run("pgrep -f 'sleep 4491'").text.splitlines()[0]
     if kind.shared:
         assert two.run(f"cat {secret}/secret || ls {secret}").out == b""
+        assert two.run(f"prlimit --pid {pid} --nofile=1:1").code != 0
         port = one.run("echo ${HTTP_PROXY##*:}").text
         assert port != two.run("echo ${HTTP_PROXY##*:}").text
         assert two.run(f"curl -s -m 2 -x http://127.0.0.1:{port} https://a.example/").code != 0

@@ -141,6 +141,7 @@ def test_sockets_are_an_allow_list(
 
 LISTEN = {"x86_64": 50, "aarch64": 201}
 SENDING = {"x86_64": ((44, 3), (46, 2), (307, 3)), "aarch64": ((206, 3), (211, 2), (269, 3))}
+PRLIMIT = {"x86_64": 302, "aarch64": 261}
 MSG_FASTOPEN = 0x20000000
 
 
@@ -164,6 +165,8 @@ def test_without_namespaces_tcp_is_the_only_socket(
     assert allowed(SOCKET[machine], family, kind | extra, 0) is (tcp or family == 16)
     assert allowed(SOCKETPAIR[machine], 1, kind | extra, 0)
     assert not allowed(LISTEN[machine], 3, 128)
+    assert allowed(PRLIMIT[machine], 0, kind)
+    assert allowed(PRLIMIT[machine], flags, kind) is (flags == 0)
     for number, index in SENDING[machine]:
         arguments = [0] * index + [flags]
         assert allowed(number, *arguments) is not bool(flags & MSG_FASTOPEN)
