@@ -46,7 +46,7 @@ class CredentialOut(serializers.ModelSerializer[Credential]):
 
     def get_allowed_teams(self, row: Credential) -> list[str]:
         """Sorted, so that the version does not depend on the database's mood."""
-        return sorted(str(key) for key in row.allowed_teams.values_list("pk", flat=True))
+        return sorted(str(team.pk) for team in row.allowed_teams.all())
 
 
 class NewCredential(Strict):
@@ -99,7 +99,7 @@ class CredentialsApi(Listed, Shown, Created, Changed, Deleted):
     filters = CredentialFilters
 
     def visible(self) -> QuerySet[Credential]:
-        return credentials_visible(self.actor)
+        return credentials_visible(self.actor).prefetch_related("allowed_teams")
 
     def perform_create(self, values: dict[str, Any]) -> Credential:
         project = self.named(projects_visible(self.actor), values.pop("project", None), "project")

@@ -8,6 +8,7 @@ from django.contrib import auth
 from django.http import HttpResponseNotAllowed
 from django.urls import reverse
 
+from apps.common.api_problems import problem
 from apps.common.tenancy import edge, scope
 from apps.orgs import session
 from apps.orgs.models import User
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from apps.orgs.models import BreakGlass
 
+API = "/api/"
 READING = ("GET", "HEAD", "OPTIONS")
 
 
@@ -61,7 +63,7 @@ class OrganizationMiddleware:
         if request.method in READING or request.path in _ways_out():
             response = self.get_response(request)
         else:
-            response = HttpResponseNotAllowed(READING)
+            response = _read_only(request)
         break_glass_viewed(
             access,
             method=str(request.method),
@@ -69,6 +71,15 @@ class OrganizationMiddleware:
             status=response.status_code,
         )
         return response
+
+
+def _read_only(request: HttpRequest) -> HttpResponse:
+    """The refusal of what would change something, in the REST API's own form there."""
+    if request.path_info.startswith(API):
+        allow = {"Allow": ", ".join(READING)}
+        text = "An operator's access is read-only."
+        return problem(405, "method_not_allowed", text, headers=allow)
+    return HttpResponseNotAllowed(READING)
 
 
 def _ways_out() -> tuple[str, str]:

@@ -12,13 +12,16 @@ from uuid import UUID
 
 import pytest
 from django.core.cache import cache
-from django.db import transaction
+from django.db import connection, transaction
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from openapi_spec_validator import validate
 
 from apps.audit.models import AuditEvent
 from apps.common.ids import token, token_hash
-from apps.orgs.models import IdempotentRequest, User
+from apps.orgs import services
+from apps.orgs.models import IdempotentRequest, Membership, User
+from apps.orgs.services.setup import OPERATOR
 from lensagents.api import document, routes
 from tests import factories
 from tests.apps.admin_support import browser
@@ -196,6 +199,25 @@ def test_without_a_credential_there_is_nothing(name: str, acme: World) -> None:
     assert stored() == before
 
 
+def test_an_operator_reads_what_an_auditor_reads_and_changes_nothing(acme: World) -> None:
+    """Break-glass: each read is an event, and what would change something is refused."""
+    token_of = services.break_glass_request(
+        acme.org, reason="Case 4711.", minutes=30, requested_by="root", actor=OPERATOR
+    ).token
+    client = Client()
+    client.post("/operator/open/", {"token": f"http://testserver/operator/#{token_of}"})
+    operator, before = Api(client), stored()
+    for name, case in CASES.items():
+        seen = AuditEvent.objects.filter(action="break_glass.view").count()
+        response = send(operator, name, case, acme)
+        if METHODS[name] == "GET":
+            assert response.status_code == case.expected("auditor"), (name, response.content)
+        else:
+            assert (response.status_code, problem(response)["code"]) == (405, "method_not_allowed")
+        assert AuditEvent.objects.filter(action="break_glass.view").count() == seen + 1
+    assert stored() == before
+
+
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method != "GET"])
 def test_a_session_needs_the_csrf_token(name: str, acme: World) -> None:
     client = browser(acme.admin)
@@ -261,6 +283,34 @@ def test_a_view_writes_nothing_by_itself(path: Path) -> None:
             if node.func.attr in ("delete", "update"):
                 holder = node.func.value
                 assert not isinstance(holder, (ast.Call, ast.Attribute)), node.lineno
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name.endswith("_list")])
+def test_a_list_asks_the_database_as_often_for_one_row_as_for_many(name: str, acme: World) -> None:
+    admin = caller(acme, "admin")
+    many_of_everything(acme)
+    path = CASES[name].path(acme)
+    counted = []
+    for limit in (1, 200):
+        cache.clear()
+        with CaptureQueriesContext(connection) as queries:
+            assert admin.ask("GET", f"{path}?limit={limit}").status_code == 200
+        counted.append(len(queries))
+    assert counted[0] == counted[1] < 30
+
+
+def many_of_everything(world: World) -> None:
+    admin = caller(world, "admin")
+    for name in ("teams", "projects", "memberships", "invitations", "agents", "credentials"):
+        case = CASES[f"{name}_create"]
+        assert case.body is not None
+        for _ in range(3):
+            answer = admin.ask("POST", f"/{name}", case.body(world))
+            assert answer.status_code == 201, answer.content
+    person = Membership.objects.filter(org=world.org, teams=None).exclude(role="admin").first()
+    assert person is not None
+    body = {"teams": [str(world.team.pk), str(world.other_team.pk)]}
+    assert admin.ask("PATCH", f"/memberships/{person.pk}", body).status_code == 200
 
 
 def test_nothing_is_kept_without_a_key(acme: World) -> None:

@@ -41,7 +41,7 @@ class InvitationOut(serializers.ModelSerializer[Invitation]):
 
     def get_teams(self, row: Invitation) -> list[str]:
         """Sorted, so that the version does not depend on the database's mood."""
-        return sorted(map(str, row.for_teams.values_list("team", flat=True)))
+        return sorted(str(one.team_id) for one in row.for_teams.all())
 
 
 class InvitedOut(InvitationOut):
@@ -84,7 +84,8 @@ class InvitationsApi(Listed, Shown, Created, Deleted):
     secret_once = frozenset({"create"})
 
     def visible(self) -> QuerySet[Invitation]:
-        return visible(Invitation.objects.all(), self.actor, "invitation.view")
+        rows = Invitation.objects.prefetch_related("for_teams")
+        return visible(rows, self.actor, "invitation.view")
 
     def perform_create(self, values: dict[str, Any]) -> Invitation:
         keys = values.pop("teams", None)

@@ -50,8 +50,7 @@ class MembershipOut(serializers.ModelSerializer[Membership]):
 
     def get_teams(self, row: Membership) -> list[str]:
         """Sorted, so that the version does not depend on the database's mood."""
-        found = row.teams.filter(deleted_at=None).values_list("pk", flat=True)
-        return sorted(map(str, found))
+        return sorted(str(team.pk) for team in row.teams.all() if team.deleted_at is None)
 
 
 class NewMembership(Strict):
@@ -91,7 +90,7 @@ class MembershipsApi(Listed, Shown, Created, Changed, Deleted):
     filters = MembershipFilters
 
     def visible(self) -> QuerySet[Membership]:
-        return memberships_visible(self.actor).select_related("user")
+        return memberships_visible(self.actor).select_related("user").prefetch_related("teams")
 
     def filtered(self, found: QuerySet[Membership], query: dict[str, Any]) -> QuerySet[Membership]:
         """`team` is through the table between."""
