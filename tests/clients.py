@@ -1,7 +1,8 @@
 """Clients that nobody wrote for us, inside a real sandbox, with no settings but its environment.
 
-`make test-clients`. Each is the system's own program or library; one that this machine does not
-have is named and skipped. The last line is JSON: `clients`, `failed`, `skipped`.
+`make test-clients`. Each is the system's own program or library (undici comes from npm, where npm
+is); one that this machine does not have is named and skipped. The last line is JSON: `clients`,
+`failed`, `skipped`.
 """
 
 # ruff: noqa: T201  a command that talks to people
@@ -12,6 +13,7 @@ import contextlib
 import hashlib
 import io
 import json
+import shutil
 import ssl
 import subprocess
 import sys
@@ -24,7 +26,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apps.policies import codec
-from apps.policies.types import BUNDLE_FORMAT, Action, Bundle, DomainRule, Layer, LayerKind
+from apps.policies.types import (
+    BUNDLE_FORMAT,
+    WEBSOCKET,
+    Action,
+    Bundle,
+    DomainRule,
+    HttpRule,
+    Layer,
+    LayerKind,
+)
 from tests.apps.sandboxes.harness.conftest import start
 from tests.twins.upstream import TwinCa, UpstreamTwin, pattern
 
@@ -33,8 +44,9 @@ if TYPE_CHECKING:
 
     from tests.apps.sandboxes.harness.conftest import Box
 
-API, GIT = "api.example.com", "git.example.com"
+API, GIT, LIVE = "api.example.com", "git.example.com", "live.example.com"
 BIG = 256 << 20
+UNDICI_VERSION = "6.21.1"
 # Pure enough for the system's Python of the same version.
 _LIBRARIES = ("requests", "urllib3", "idna", "certifi", "charset_normalizer", "httpx", "httpcore",
               "h11", "anyio", "sniffio", "websockets", "typing_extensions.py")  # fmt: skip
@@ -51,9 +63,22 @@ http.request(to).on("connect", (reply, socket) => {
 }).end();
 """
 UNDICI = """
-const undici = require("undici");
-undici.request("https://api.example.com/n", {dispatcher: new undici.ProxyAgent(
-  process.env.HTTPS_PROXY)}).then(reply => console.log(reply.statusCode));
+const {fetch, request, EnvHttpProxyAgent, ProxyAgent} = require("undici");
+(async () => {
+  const dispatcher = new EnvHttpProxyAgent();
+  const got = await fetch("https://api.example.com/fetched", {dispatcher});
+  console.log(got.status, (await got.json()).target);
+  const body = JSON.stringify({a: "b".repeat(100000)});
+  const sent = await fetch("https://api.example.com/up", {method: "POST", body, dispatcher});
+  const sum = require("crypto").createHash("sha256").update(body).digest("hex");
+  console.log(sent.status, (await sent.text()).includes(sum));
+  await fetch("https://other.example.com/", {dispatcher}).catch(refused => {
+    console.log(require("util").inspect(refused, {depth: 9}).match(/Proxy response \\(403\\)/)[0]);
+  });
+  const plain = await request("https://api.example.com/n",
+                              {dispatcher: new ProxyAgent(process.env.HTTPS_PROXY)});
+  console.log(plain.statusCode);
+})();
 """
 REQUESTS = """
 import requests
@@ -69,7 +94,7 @@ URLLIB = """
 import urllib.request
 print(urllib.request.urlopen("https://api.example.com/u", timeout=20).status)
 """
-WEBSOCKETS = """
+REFUSED = """
 import asyncio, websockets
 async def main():
     try:
@@ -77,6 +102,19 @@ async def main():
             print("OPEN")
     except Exception as error:
         print(type(error).__name__, error)
+asyncio.run(main())
+"""
+WEBSOCKETS = """
+import asyncio, os, websockets
+async def main():
+    where = "wss://live.example.com/ws/echo"
+    async with asyncio.timeout(40), websockets.connect(where, max_size=None) as socket:
+        for size in (0, 5, 70_000, 1_000_000):
+            message = os.urandom(size)
+            await socket.send(message)
+            assert await socket.recv() == message
+        await socket.send([b"in ", b"parts"])
+        print(await socket.recv(), socket.latency >= 0)
 asyncio.run(main())
 """
 
@@ -98,9 +136,13 @@ class Client:
 _PYTHON = "PYTHONPATH=/workspace/lib /usr/bin/python3"
 
 
-def _library(name: str, program: str, expected: str) -> Client:
+_NODE = "NODE_PATH=/workspace/lib/node_modules node"
+
+
+def _library(name: str, program: str, expected: str, module: str = "") -> Client:
     """A Python library."""
-    return Client(name, f"{_PYTHON} -c 'import {name}'", f"{_PYTHON} -", expected, program)
+    needs = f"{_PYTHON} -c 'import {module or name}'"
+    return Client(name, needs, f"{_PYTHON} -", expected, program)
 
 
 def _clients() -> list[Client]:
@@ -118,12 +160,14 @@ def _clients() -> list[Client]:
         _library("requests", REQUESTS, "/r\n/r\n/r"),
         _library("httpx", HTTPX, "/h"),
         _library("urllib.request", URLLIB, "200"),
-        _library("websockets", WEBSOCKETS, "403"),
+        _library("websockets", WEBSOCKETS, "b'in parts' True"),
+        _library("websockets, where no rule opens them", REFUSED, "403", "websockets"),
         Client("git clone over https", "command -v git",
                f"git clone -q https://{GIT}/repo.git /workspace/repo && cat /workspace/repo/file",
                "committed"),
         Client("node, CONNECT and tls", "command -v node", "node -", "HTTP/1.1 200", NODE),
-        Client("undici", "node -e 'require(\"undici\")'", "node -", "200", UNDICI),
+        Client("npm's undici", f"{_NODE} -e 'require(\"undici\")'", f"{_NODE} -",
+               "200 /fetched\n200 true\nProxy response (403)\n200", UNDICI),
     ]  # fmt: skip
 
 
@@ -182,7 +226,10 @@ def _git(folder: Path, pem: Path) -> Iterator[int]:
 
 
 def _policy() -> dict[str, Any]:
-    rules = tuple(DomainRule(host, host, Action.ALLOW) for host in (API, GIT))
+    rules = (
+        *(DomainRule(host, host, Action.ALLOW) for host in (API, GIT)),
+        DomainRule(LIVE, LIVE, Action.ALLOW, (HttpRule("ws", WEBSOCKET, "/ws/**", Action.ALLOW),)),
+    )
     return codec.to_obj(
         Bundle(BUNDLE_FORMAT, 1, (Layer(LayerKind.TEAM, "team", "team", domains=rules),))
     )
@@ -196,10 +243,11 @@ def _sandbox() -> Iterator[Box]:
         folder.chmod(0o711)
         authority = TwinCa()
         (folder / "ca.pem").write_text(authority.pem)
-        pem = authority.issue(folder, API, GIT)
+        pem = authority.issue(folder, API, GIT, LIVE)
         twin = stack.enter_context(UpstreamTwin(pem))
         git = stack.enter_context(_git(folder, pem))
-        places = {API: ["127.0.0.1", twin.port], GIT: ["127.0.0.1", git]}
+        places = {host: ["127.0.0.1", twin.port] for host in (API, LIVE)}
+        places[GIT] = ["127.0.0.1", git]
         daemon = start(
             folder,
             address_map=places,
@@ -211,14 +259,34 @@ def _sandbox() -> Iterator[Box]:
         yield box
 
 
+def _from_npm() -> Path | None:
+    """The folder with the packages of npm, fetched once; None where npm is not, or not online."""
+    npm = shutil.which("npm")
+    if npm is None:
+        return None
+    folder = Path("build") / "clients" / UNDICI_VERSION
+    wanted = folder / "node_modules"
+    if not wanted.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        options = ("--ignore-scripts", "--no-audit", "--no-fund", "--no-save", "--silent")
+        subprocess.run(  # noqa: S603  a fixed package of a fixed version
+            [npm, "install", "--prefix", str(folder), *options, f"undici@{UNDICI_VERSION}"],
+            capture_output=True, check=False, timeout=180,
+        )  # fmt: skip
+    return wanted if (wanted / "undici").exists() else None
+
+
 def _install(box: Box) -> None:
-    """Put the Python libraries of this environment into the sandbox."""
+    """Put the libraries of this environment into the sandbox."""
     here = Path(sys.prefix, "lib", "python3.11", "site-packages")
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz") as archive:
         for name in _LIBRARIES:
             if (here / name).exists():
                 archive.add(here / name, name)
+        packages = _from_npm()
+        if packages is not None:
+            archive.add(packages, "node_modules")
     status, answer = box.write("/workspace/lib.tgz", packed.getvalue())
     assert status == 200, answer
     done = box.run("mkdir lib && tar -xzf lib.tgz -C lib --no-same-owner")

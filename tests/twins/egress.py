@@ -142,7 +142,8 @@ class EgressTwin:
         """All audit events so far, in order."""
         lines: list[str] = []
         for path in sorted(self.spool_dir.iterdir()):
-            lines += path.read_text().splitlines()
+            # A line that is being written is not there yet.
+            lines += path.read_text().rpartition("\n")[0].splitlines()
         found: list[dict[str, Any]] = [json.loads(line) for line in lines]
         return found
 

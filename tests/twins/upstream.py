@@ -329,6 +329,8 @@ def _websocket(sock: socket.socket, stream: _Stream, seen: Seen) -> None:
             return
         protocol.receive_data(stream.rest())
         for frame in protocol.events_received():
+            if isinstance(frame, Frame) and frame.opcode is Opcode.CONT:
+                protocol.send_continuation(frame.data, fin=frame.fin)
             if isinstance(frame, Frame) and frame.opcode in (Opcode.TEXT, Opcode.BINARY):
                 protocol.send_binary(frame.data, fin=frame.fin)
                 if seen.target == "/ws/bye":

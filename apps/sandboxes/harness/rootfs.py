@@ -29,6 +29,7 @@ from apps.sandboxes.harness.syscalls import (
     MS_RDONLY,
     MS_REC,
     MS_REMOUNT,
+    MS_SLAVE,
 )
 
 if TYPE_CHECKING:
@@ -100,8 +101,12 @@ def system_bundle() -> bytes:
 
 
 def template(root: str, system_paths: Sequence[str]) -> None:
-    """Mount at `root` what all sandboxes share."""
-    syscalls.mount("none", "/", None, MS_REC | MS_PRIVATE)
+    """Mount at `root` what all sandboxes share.
+
+    What the host unmounts must go from this namespace too, or it would stay in use for as long as
+    sandboxd runs; but nothing that it mounts may ever turn up in the tree.
+    """
+    syscalls.mount("none", "/", None, MS_REC | MS_SLAVE)
     syscalls.mount("root", root, "tmpfs", _QUIET, "mode=0755,size=4m,nr_inodes=1024")
     for path in system_paths:
         _bind_read_only(path, root)
@@ -112,6 +117,7 @@ def template(root: str, system_paths: Sequence[str]) -> None:
     Path(root, "var/tmp").symlink_to("/tmp")  # noqa: S108 the sandbox's own
     _devices(root)
     _etc(root)
+    syscalls.mount("none", root, None, MS_REC | MS_PRIVATE)
     syscalls.mount("none", root, None, MS_REMOUNT | MS_RDONLY | _QUIET)
 
 

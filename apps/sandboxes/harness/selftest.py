@@ -10,7 +10,7 @@ import errno
 import functools
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -157,12 +157,13 @@ def _no_foreign_processes() -> str:
     return f"{len(pids)} in sight"
 
 
-def _no_host_files() -> str:
+def _no_host_files(system_paths: Sequence[str]) -> str:
     lines = read("/proc/self/mountinfo").splitlines()
     kinds = {line.split()[4]: line.split(" - ")[1].split()[0] for line in lines}
     if kinds.get("/") != "tmpfs" or "/sys" in kinds:
         raise OpenError(f"the root is {kinds.get('/')}")
-    found = sorted({*os.listdir("/")} - _EXPECTED)  # noqa: PTH208  names only
+    expected = _EXPECTED | {path.split("/")[1] for path in system_paths}
+    found = sorted({*os.listdir("/")} - expected)  # noqa: PTH208  names only
     if found:
         raise OpenError(f"unexpected: {', '.join(found)[:80]}")
     return f"root is tmpfs, {len(kinds)} mounts"
@@ -256,7 +257,6 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("system_read_only", must_fail(write("/usr/.selftest"), *_READ_ONLY)),
     ("root_read_only", must_fail(write("/.selftest"), *_READ_ONLY)),
     ("kernel_settings_read_only", must_fail(write(CORE_PATTERN), *_READ_ONLY)),
-    ("no_host_files", _no_host_files),
     ("no_host_processes", _no_foreign_processes),
     ("workspace_writable", _workspace_works),
     ("proxy_reachable_ipv4", _proxy(socket.AF_INET, "127.0.0.1")),
@@ -277,8 +277,10 @@ def probe(name: str, check: Check) -> Probe:
 
 
 def run(request: dict[str, Any]) -> None:
-    """Answer a frame {report}; `request` says whether Landlock is to be expected."""
-    checks = [*CHECKS]
+    """Answer a frame {report}; `request` says whether Landlock is to be expected, and which
+    folders of the host were asked for."""
+    no_host_files = functools.partial(_no_host_files, request["system_paths"])
+    checks: list[tuple[str, Check]] = [*CHECKS, ("no_host_files", no_host_files)]
     if os.access("/proc/net/if_inet6", os.F_OK):
         checks += _CHECKS_6
     if request["landlock"]:

@@ -118,7 +118,7 @@ class Spawner:
         )
         try:
             confined = self._build(sandbox, wanted)
-            sandbox.report = [*selftest(sandbox), confined, *modes.not_given(self, sandbox)]
+            sandbox.report = [*self._selftest(sandbox), confined, *modes.not_given(self, sandbox)]
             sandbox.accepted(wanted.bundle)
         except (SpawnError, proxies.NoProxyError, ipc.IpcError, OSError) as error:
             self.discard(sandbox)
@@ -136,6 +136,23 @@ class Spawner:
         """End a sandbox and hand its audit folder over."""
         sandbox.stop()
         hand_over_spool(sandbox.spool, self.config.control_uid, self.config.control_gid)
+
+    def _selftest(self, sandbox: Sandbox) -> list[dict[str, Any]]:
+        """The report of the probes that ran inside. Raises Unavailable if one came out wrong."""
+        outcome = runner.run(
+            sandbox,
+            "selftest.shared" if sandbox.home else "selftest",
+            {"landlock": bool(sandbox.landlock), "system_paths": self.config.system_paths},
+            timeout=_SELFTEST_TIMEOUT,
+            limit=_SELFTEST_OUTPUT,
+            frame=True,
+        )
+        report: list[dict[str, Any]] = runner.answer(outcome)[0]["report"]
+        failed = [f"{line['probe']} ({line['detail']})" for line in report if not line["ok"]]
+        if failed or not report:
+            message = f"the sandbox failed its self-test: {', '.join(failed)}"
+            raise Unavailable(message, code="selftest_failed")
+        return report
 
     def _proxy_confined(self, sandbox: Sandbox) -> dict[str, Any]:
         """What the kernel says of the proxy, for the report. Raises Unavailable."""
@@ -248,24 +265,6 @@ def await_ready(sandbox: Sandbox) -> None:
     if message.get("event") != "ready":
         raise failure(message, "ready")
     sandbox.landlock = message["landlock"]
-
-
-def selftest(sandbox: Sandbox) -> list[dict[str, Any]]:
-    """The report of the probes that ran inside. Raises Unavailable if one came out wrong."""
-    outcome = runner.run(
-        sandbox,
-        "selftest.shared" if sandbox.home else "selftest",
-        {"landlock": bool(sandbox.landlock)},
-        timeout=_SELFTEST_TIMEOUT,
-        limit=_SELFTEST_OUTPUT,
-        frame=True,
-    )
-    report: list[dict[str, Any]] = runner.answer(outcome)[0]["report"]
-    failed = [f"{line['probe']} ({line['detail']})" for line in report if not line["ok"]]
-    if failed or not report:
-        message = f"the sandbox failed its self-test: {', '.join(failed)}"
-        raise Unavailable(message, code="selftest_failed")
-    return report
 
 
 def checked_bundle(value: object) -> dict[str, Any]:

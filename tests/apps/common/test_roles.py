@@ -155,7 +155,8 @@ for number, key in enumerate(keys):
 with system("a test"):
     seen["system"] = who(), Organization.objects.count()
     with scope(keys[0]):
-        seen["scope"] = who(), [str(key) for key in Organization.objects.values_list("pk", flat=True)]
+        found = Organization.objects.values_list("pk", flat=True)
+        seen["scope"] = who(), [str(key) for key in found]
         assert Organization.objects.filter(pk=keys[1]).first() is None
     with edge():
         seen["edge"] = who()
