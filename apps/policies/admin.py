@@ -185,6 +185,7 @@ class PolicyAdmin(PolicyPages, OrgModelAdmin):
     )
     conditional_fields = {"team": "kind == 'team'", "agent": "kind == 'agent'"}
     inlines = (DomainRuleInline, BindingInline, ToolRuleInline, PolicyTestInline)
+    list_before_template = "policies/list.html"
     change_form_outer_before_template = "policies/layers.html"
     change_form_after_template = "policies/preview.html"
 
