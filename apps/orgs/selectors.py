@@ -43,6 +43,12 @@ def live_membership(prefix: str = "") -> Q:
     return by_hand | ~Q(**{f"{prefix}group_role": ""})
 
 
+def live_admin(prefix: str = "") -> Q:
+    """Memberships whose role is admin now, by hand or by group."""
+    by_hand = Q(**{f"{prefix}manual_role": OrgRole.ADMIN}) & _not_ended(prefix)
+    return by_hand | Q(**{f"{prefix}group_role": OrgRole.ADMIN})
+
+
 def live_team_membership(prefix: str = "") -> Q:
     """The same for memberships in teams."""
     return Q(**{f"{prefix}by_group": True}) | (Q(**{f"{prefix}by_hand": True}) & _not_ended(prefix))

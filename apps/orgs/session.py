@@ -141,15 +141,20 @@ def begin_setup(request: HttpRequest, link: SetupLink) -> None:
 
 
 def in_setup(request: HttpRequest) -> bool:
-    """Whether this is a set-up session that has not ended."""
+    """Whether this is a set-up session that has not ended, nor lost the organization it is for."""
     until = request.session.get(SETUP_UNTIL)
-    return isinstance(until, int) and time.time() < until
+    gone = bool(request.session.get(RECOVERED)) and _recovered(request) is None
+    return isinstance(until, int) and time.time() < until and not gone
 
 
 def recovered_organization(request: HttpRequest) -> Organization | None:
     """The organization whose sign-in this set-up session connects anew; None in a first set-up."""
+    return _recovered(request) if in_setup(request) else None
+
+
+def _recovered(request: HttpRequest) -> Organization | None:
     org_id = request.session.get(RECOVERED)
-    if not org_id or not in_setup(request):
+    if not org_id:
         return None
     with scope(org_id):
         return Organization.objects.filter(pk=org_id, closed_at=None).first()

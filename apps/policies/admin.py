@@ -10,6 +10,7 @@ from apps.common.admin import OrgInline, OrgModelAdmin
 from apps.common.admin_display import badge_column
 from apps.common.admin_forms import adopt, fresh, is_new
 from apps.common.errors import LensError
+from apps.orgs.access import can
 from apps.policies import preview, selectors, services
 from apps.policies.documents import (
     BindingDoc,
@@ -185,6 +186,7 @@ class PolicyAdmin(PolicyPages, OrgModelAdmin):
     )
     conditional_fields = {"team": "kind == 'team'", "agent": "kind == 'agent'"}
     inlines = (DomainRuleInline, BindingInline, ToolRuleInline, PolicyTestInline)
+    list_before_template = "policies/list.html"
     change_form_outer_before_template = "policies/layers.html"
     change_form_after_template = "policies/preview.html"
 
@@ -249,7 +251,8 @@ class PolicyAdmin(PolicyPages, OrgModelAdmin):
         draft = getattr(request, "preview", None)
         shown = draft or getattr(request, "refused_document", None)
         formsets = [inline.formset for inline in context["inline_admin_formsets"]]
-        if shown is not None or request.method != "POST":
+        reads_all = can(request.actor, "policy.view", request.org).allowed
+        if reads_all and (shown is not None or request.method != "POST"):
             found = preview.found_in(request, policy, shown)
             kept = preview.sections(formsets)
             context["found"] = found

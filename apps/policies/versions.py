@@ -6,6 +6,7 @@ stays in the audit event of the deletion.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,21 @@ class Diff:
     new: str
     changes: tuple[Change, ...]
     text: str
+
+    @property
+    def summary(self) -> str:
+        """“1 added, 2 moved”."""
+        counted = Counter(change.op for change in self.changes)
+        return ", ".join(f"{number} {op}" for op, number in sorted(counted.items()))
+
+    @property
+    def moves(self) -> list[str]:
+        """What a diff as text shows badly: rules that changed their place only."""
+        return [
+            f"{change.section}: rule {change.before} is now rule {change.after}"
+            for change in self.changes
+            if change.op == "moved"
+        ]
 
     def as_obj(self) -> dict[str, Any]:
         """For an API."""

@@ -140,6 +140,8 @@ def kill(row: Sandbox) -> None:
         driver_for(row.driver).stop(row.pk)
     except LensError as error:
         logger.warning("sandbox %s is left to its job: %s", row.pk, error.error_code)
+    except Exception:
+        logger.exception("sandbox %s is left to its job", row.pk)
 
 
 def reconcile(name: str = PROCESS) -> int:

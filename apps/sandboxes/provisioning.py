@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from django.db import DatabaseError, transaction
@@ -23,7 +24,7 @@ from apps.sandboxes.events import SandboxAction
 from apps.sandboxes.lifecycle import kill
 from apps.sandboxes.models import Sandbox, SandboxState
 from apps.sandboxes.services import end, sandbox_lost, sandbox_stop
-from apps.sandboxes.sweeping import for_each
+from apps.sandboxes.sweeping import for_each, run_all, side_by_side
 from apps.sandboxes.waiting import hint
 
 if TYPE_CHECKING:
@@ -35,6 +36,15 @@ if TYPE_CHECKING:
 GONE, AWAY = "sandbox_not_found", "sandboxd_unavailable"
 TOKEN_PREFIX = "lnsb"  # noqa: S105  the prefix, not a token
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Due:
+    """A policy that a sandbox shall have; `mark` is its fingerprint."""
+
+    row: Sandbox
+    bundle: Bundle
+    mark: str
 
 
 def provision(sandbox_id: uuid.UUID) -> None:
@@ -91,36 +101,51 @@ def stop_disallowed() -> int:
     for reason, rows in selectors.no_longer_allowed(clock.now()):
         over = dict.fromkeys(rows, reason) | over
 
-    def stop(row: Sandbox) -> bool:
-        sandbox_stop(row, reason=over[row], actor=SYSTEM)
-        kill(row)
-        return True
+    stopped: list[Sandbox] = []
 
-    return for_each(over, stop)
+    def stop(row: Sandbox) -> None:
+        stopped.append(sandbox_stop(row, reason=over[row], actor=SYSTEM))
+
+    run_all(lambda: for_each(over, stop), lambda: side_by_side(stopped, kill))
+    return len(stopped)
 
 
 def push_bundles(known: dict[uuid.UUID, str]) -> int:
     """Give each running sandbox the policy as it is now, where it differs; how many got one.
 
     `known` maps a sandbox to the fingerprint of the bundle it has, and is kept up to date. Those
-    that were stopped since are ended here and now, as above. What fails for one sandbox is raised
-    when the others have theirs.
+    that were stopped since are ended here and now, as above. A sandbox that is slow delays no
+    other, and what fails for one is raised when the others have theirs.
     """
+    rows = list(selectors.running().select_related("org", "team", "project"))
+    _end_others(known, rows)
+    due: list[_Due] = []
 
-    def push(row: Sandbox) -> bool:
+    def prepare(row: Sandbox) -> None:
         bundle = _compiled(row)
         mark = fingerprint(bundle)
-        if known.get(row.pk) == mark or not _push(row, bundle):
-            return False
-        known[row.pk] = mark
-        return True
+        if known.get(row.pk) != mark:
+            due.append(_Due(row, bundle, mark))
 
-    rows = list(selectors.running().select_related("org", "team", "project"))
-    stopped = Sandbox.objects.filter(pk__in=known.keys() - {row.pk for row in rows})
-    for row in stopped:
-        kill(row)
+    def settle(pushed: tuple[_Due, Exception | None]) -> None:
+        item, error = pushed
+        if _settled(item.row, item.bundle, error):
+            known[item.row.pk] = item.mark
+
+    def push() -> None:
+        errors = side_by_side(due, lambda item: _applied(item.row, item.bundle))
+        for_each(zip(due, errors, strict=True), settle)
+
+    run_all(lambda: for_each(rows, prepare), push)
+    return sum(known.get(item.row.pk) == item.mark for item in due)
+
+
+def _end_others(known: dict[uuid.UUID, str], running: list[Sandbox]) -> None:
+    """End what ran and is over, and forget it."""
+    over = list(Sandbox.objects.filter(pk__in=known.keys() - {row.pk for row in running}))
+    side_by_side(over, kill)
+    for row in over:
         del known[row.pk]
-    return for_each(rows, push)
 
 
 def bundle_of(row: Sandbox) -> Bundle:
@@ -167,7 +192,7 @@ def _catch_up(row: Sandbox, given: Bundle) -> None:
     """Push what changed while it was built: the watcher has passed by before it was ready."""
     bundle = bundle_of(row)
     if fingerprint(bundle) != fingerprint(given):
-        _push(row, bundle)
+        _settled(row, bundle, _applied(row, bundle))
 
 
 @transaction.atomic
@@ -189,18 +214,26 @@ def _compiled(row: Sandbox) -> Bundle:
         raise
 
 
-def _push(row: Sandbox, bundle: Bundle) -> bool:
+def _applied(row: Sandbox, bundle: Bundle) -> Exception | None:
+    """Have its proxy decide by the policy from now on; what went wrong. Asks no database."""
     try:
         driver_for(row.driver).apply(row.pk, to_obj(bundle))
-    except LensError as error:
+    except Exception as error:  # noqa: BLE001  `_settled` tells what it means
+        return error
+    return None
+
+
+def _settled(row: Sandbox, bundle: Bundle, error: Exception | None) -> bool:
+    """Write down that it has the policy, or end what has not."""
+    if isinstance(error, LensError):
         if error.error_code in (GONE, AWAY):
             sandbox_lost(row.pk, actor=SYSTEM)
         else:
             _not_taken(row, error.message)
         return False
-    except Exception as error:
+    if error is not None:
         _not_taken(row, type(error).__name__)
-        raise
+        raise error
     with transaction.atomic():
         Sandbox.objects.filter(pk=row.pk).update(bundle_version=bundle.version)
         _record(row, SandboxAction.POLICY, version=bundle.version)

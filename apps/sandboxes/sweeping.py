@@ -1,15 +1,30 @@
-"""One thing after the other, none in the way of the next."""
+"""Many things to do, none in the way of another."""
 
 from __future__ import annotations
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
+HANDS = 16
 logger = logging.getLogger(__name__)
+
+
+def side_by_side(items: Iterable[Item], act: Callable[[Item], Result]) -> list[Result]:
+    """The results in order, each had in a thread of its own: for what waits, and asks no database.
+
+    `act` does not raise.
+    """
+    waiting = list(items)
+    if len(waiting) < 2:
+        return [act(item) for item in waiting]
+    with ThreadPoolExecutor(min(HANDS, len(waiting)), "lens-hand") as pool:
+        return list(pool.map(act, waiting))
 
 
 def run_all(*steps: Callable[[], object]) -> None:

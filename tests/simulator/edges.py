@@ -30,11 +30,12 @@ if TYPE_CHECKING:
 OWN = "the-agents-own-credential"
 _KEY = base64.b64encode(bytes(16)).decode()
 _SIDE = re.compile(
-    r'<td data-side="now" data-action="(\w+)" data-layer="(\w*)" data-rule="([^"]*)">(.*?)</td>',
+    r'<td\s+data-side="now"\s+data-action="(\w+)"\s+data-layer="(\w*)"\s+data-rule="([^"]*)">'
+    r"(.*?)</td>",
     re.DOTALL,
 )
-_TEXT = re.compile(r'<p class="lens-reason"><bdi[^>]*>(.*?)</bdi></p>', re.DOTALL)
-_CREDENTIAL = re.compile(r'<dd class="lens-credential"><bdi[^>]*>(.*?)</bdi></dd>')
+_TEXT = re.compile(r'<p class="lens-reason">\s*<bdi[^>]*>(.*?)</bdi>\s*</p>', re.DOTALL)
+_CREDENTIAL = re.compile(r'<dd class="lens-credential">\s*<bdi[^>]*>(.*?)</bdi>\s*</dd>')
 _TOKEN = re.compile(r'name="csrfmiddlewaretoken" value="([^"]+)"')
 _TUNNELS = "direct"
 

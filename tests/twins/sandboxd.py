@@ -52,6 +52,7 @@ class Box:
     used: float | None = None
     quiet_ms: int | None = None
     over: str = ""
+    delay: float = 0.0
 
     def use(self) -> dict[str, Any]:
         """As the real one tells it; a test may set `quiet_ms` for it."""
@@ -189,12 +190,14 @@ class SandboxdTwin:
     def _delete(self, name: str) -> dict[str, Any]:
         box = self.boxes.pop(name, None)
         if box:
+            time.sleep(box.delay)
             box.kill()
             shutil.rmtree(box.folder, ignore_errors=True)
         return {"deleted": name}
 
 
 def _on_box(box: Box, operation: str, body: dict[str, Any], gone: Any) -> dict[str, Any]:
+    time.sleep(box.delay)
     if operation == "bundle" and not box.takes_bundles:
         raise RefusedError(502, "proxy_away", "its proxy did not answer")
     if operation == "bundle":

@@ -21,8 +21,8 @@ from apps.common.tenancy import edge, scope
 from apps.orgs import lookups
 from apps.orgs.access import OPERATOR, require
 from apps.orgs.events import SignInAction
-from apps.orgs.models import BreakGlass, Membership, Organization, OrgRole
-from apps.orgs.selectors import live_membership
+from apps.orgs.models import BreakGlass, Membership, Organization
+from apps.orgs.selectors import live_admin
 from apps.orgs.trail import created, note
 from apps.orgs.types import Actor, PrincipalKind
 
@@ -191,9 +191,7 @@ def break_glass_viewed(access: BreakGlass, *, method: str, path: str, status: in
 
 def break_glass_tell(access: BreakGlass) -> bool:
     """Mail the organization's admins; whether that worked."""
-    admins = Membership.objects.filter(
-        live_membership(), org=access.org_id, role=OrgRole.ADMIN, user__is_active=True
-    )
+    admins = Membership.objects.filter(live_admin(), org=access.org_id, user__is_active=True)
     ask = (
         "It waits for your approval: open Operator access in the admin.\n"
         if access.needs_consent

@@ -31,7 +31,7 @@ from apps.orgs.models import (
     User,
     UserSession,
 )
-from apps.orgs.selectors import live_membership, live_teams, strongest
+from apps.orgs.selectors import live_admin, live_teams, strongest
 from apps.orgs.services.sessions import sessions_end
 from apps.orgs.trail import note
 from apps.orgs.types import PrincipalKind
@@ -165,9 +165,7 @@ def lock_organization(org_id: uuid.UUID) -> None:
 
 def is_last_admin(membership: Membership) -> bool:
     """Whether the organization would have no admin without this one."""
-    admins = Membership.objects.filter(
-        live_membership(), org=membership.org_id, role=OrgRole.ADMIN, user__is_active=True
-    )
+    admins = Membership.objects.filter(live_admin(), org=membership.org_id, user__is_active=True)
     return membership.role == OrgRole.ADMIN and not admins.exclude(pk=membership.pk).exists()
 
 

@@ -72,18 +72,29 @@ def done(request: HttpRequest) -> HttpResponse:
 def by_provider(request: HttpRequest) -> HttpResponse:
     """A provider ends sessions that it began. It proves itself by the token alone."""
     token = request.POST.get("logout_token", "")
-    idp: IdentityProvider | None = None
+    held: list[bool] = []
     try:
-        issuer, audience = tokens.addressed_to(token)
-        for idp in _addressed(issuer, audience):
-            with scope(idp.org_id):
-                sessions_end_by_provider(idp, tokens.verified(token, idp))
-        answer = JsonResponse({}, status=200 if idp else 400)
+        # Each by itself: another organization may have connected the same issuer and client.
+        held = [_ends(token, idp) for idp in _addressed(*tokens.addressed_to(token))]
     except SignInError as refusal:
-        services.logout_refused(idp, refusal)
+        services.logout_refused(None, refusal)
+    answer = JsonResponse({})
+    if not any(held):
         answer = JsonResponse({"error": "invalid_request"}, status=400)
     answer["Cache-Control"] = "no-store"
     return answer
+
+
+def _ends(token: str, idp: IdentityProvider) -> bool:
+    """End the sessions that a logout token names at this provider; False when it does not hold."""
+    with scope(idp.org_id):
+        try:
+            claims = tokens.verified(token, idp)
+        except SignInError as refusal:
+            services.logout_refused(idp, refusal)
+            return False
+        sessions_end_by_provider(idp, claims)
+    return True
 
 
 def _addressed(issuer: str, audience: set[str]) -> Iterator[IdentityProvider]:

@@ -12,6 +12,7 @@ from apps.sandboxes.paths import sandboxd_socket
 
 # At a restart a call may come before sandboxd listens again.
 START_SECONDS = 2.0
+BRIEF_SECONDS = 5.0
 
 
 @drivers.register("process")
@@ -20,6 +21,8 @@ class ProcessDriver:
 
     def __init__(self) -> None:
         self._sandboxd = Sandboxd(sandboxd_socket())
+        # Who asks what is in use also brings revocations, and must not wait for long.
+        self._brief = Sandboxd(sandboxd_socket(), timeout=BRIEF_SECONDS)
 
     def create(self, spec: Spec) -> Built:
         self._sandboxd.wait(START_SECONDS)
@@ -46,12 +49,12 @@ class ProcessDriver:
         self._sandboxd.put_bundle(sandbox_id, bundle)
 
     def activity(self) -> Activity:
-        reply = self._sandboxd.activity()
+        reply = self._brief.activity()
         found = {uuid.UUID(key): _use(use) for key, use in reply["sandboxes"].items()}
         return Activity(str(reply["instance"]), found)
 
     def away(self) -> bool:
-        return not self._sandboxd.listens()
+        return not self._brief.listens()
 
 
 def _use(use: dict[str, Any]) -> Use:

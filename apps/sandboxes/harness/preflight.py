@@ -24,6 +24,7 @@ from apps.sandboxes.harness import (
     landlock,
     modes,
     proxies,
+    proxy_cage,
     remedies,
     shared,
     syscalls,
@@ -92,7 +93,7 @@ def examine(spawner: Spawner) -> Host:
     layers = (
         *tried,
         *_layers(attempt, works=works),
-        _layer("egress proxy", not proxy, proxy or "loaded", remedies.NO_PROXY),
+        _layer("egress proxy", not proxy, proxy or proxy_cage.layers(), remedies.NO_PROXY),
     )
     if not works:
         return Host("", layers, _told(tried))

@@ -12,12 +12,9 @@ import os
 import sys
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from apps.sandboxes.harness import landlock, seccomp
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 PROBE = "proxy_confined"
 # Its own code, for what Python loads late, and what name look-ups read. Folders, since the files in
@@ -34,11 +31,13 @@ def system_call_filter(*, diagnosis: bool) -> bytes:
     return seccomp.build_for_proxy(diagnosis=diagnosis)
 
 
-def close(spool: Path, *, diagnosis: bool, readable: Iterable[str] = ()) -> None:
+def close(spool: Path, *, diagnosis: bool) -> None:
     """Put the caller into the cage, for good. Needs no_new_privs, and that there is one thread."""
     version = landlock.abi()
     if version:
-        paths = (*_CODE, *_SYSTEM, *_RESOLVERS, *readable)
+        # Often a link to a folder of whoever keeps it.
+        resolver = str(Path("/etc/resolv.conf").resolve().parent)
+        paths = (*_CODE, *_SYSTEM, *_RESOLVERS, resolver)
         tables = ("/proc/net",) if diagnosis else ()
         ruleset = landlock.ruleset((str(spool),), version=version, readable=(*paths, *tables))
         landlock.restrict(ruleset)
@@ -64,10 +63,14 @@ def probe(pid: int, *, root: bool) -> dict[str, Any]:
         if status.get(name) != wanted
     ]
     wrong += [f"{name} is not empty" for name in held]
-    seen = "seccomp, no_new_privs, no capabilities, " + (
-        f"landlock ABI {version}" if (version := landlock.abi()) else "no landlock in this kernel"
-    )
-    return {"probe": PROBE, "ok": not wrong, "detail": ", ".join(wrong) or seen}
+    return {"probe": PROBE, "ok": not wrong, "detail": ", ".join(wrong) or layers()}
+
+
+def layers() -> str:
+    """What the cage is made of on this kernel."""
+    version = landlock.abi()
+    files = f"landlock ABI {version}" if version else "no landlock in this kernel"
+    return f"seccomp, no_new_privs, no capabilities, {files}"
 
 
 def _status(pid: int) -> dict[str, str]:

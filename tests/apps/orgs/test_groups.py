@@ -322,6 +322,14 @@ def test_the_last_admin_does_not_expire(world: World, monkeypatch: pytest.Monkey
     assert AuditEvent.objects.filter(action="membership.keep").count() == 1
 
 
+def test_an_admin_whose_time_is_over_is_none_to_count_on(world: World) -> None:
+    other = given_by_hand(world, "other@people.example", role="admin")
+    Membership.objects.filter(pk=other.pk).update(expires_at=clock.now(), group_role="member")
+    last = Membership.objects.get(org=world.org, user_id=world.admin.id)
+    with pytest.raises(Conflict, match="last admin"):
+        services.membership_remove(last, actor=SYSTEM)
+
+
 def test_nothing_given_by_hand_cannot_be_renewed(acme: Tenant) -> None:
     mapping(acme, "sre", "sre")
     come(acme, "sre")

@@ -11,6 +11,7 @@ from django.test import Client
 from django.urls import reverse
 
 from apps.audit.models import AuditEvent
+from apps.common import clock
 from apps.common.errors import Conflict, Denied, Invalid
 from apps.orgs import services
 from apps.orgs.models import Identity, IdentityProvider, Membership
@@ -198,6 +199,41 @@ def test_every_setting_that_matters_voids_the_proof(
     assert not is_proven(idp)
     with pytest.raises(Conflict):
         services.idp_enable(idp, actor=SYSTEM)
+
+
+def test_a_domain_moves_from_the_old_provider_to_the_new_one(
+    tenants: list[Tenant], admin: Client
+) -> None:
+    """The test is done while the domain is the old one's; people come in when it has moved."""
+    old, new = tenants
+    row = services.domain_create(old.idp, domain="acme.test", actor=SYSTEM)
+    row = services.domain_mark(row, reason="a test", actor=SYSTEM)
+    assert try_out(new, admin).status_code == 302
+    post(admin, "enable", new.idp)
+    assert not signed_in_anew(new)
+    services.domain_move(row, idp=new.idp, actor=SYSTEM)
+    assert signed_in_anew(new)
+
+
+def test_a_provider_out_of_use_keeps_no_domain_from_the_organization(
+    tenants: list[Tenant], capsys: pytest.CaptureFixture[str]
+) -> None:
+    old, new = tenants
+    row = services.domain_create(old.idp, domain="acme.test", actor=SYSTEM)
+    services.domain_mark(row, reason="a test", actor=SYSTEM)
+    browser = recover(capsys, "--disable-providers")
+    assert finish(browser, new).headers["Location"] == "/"
+    assert signed_in_anew(new)
+
+
+def test_an_admin_whose_time_is_over_proves_nothing(tenants: list[Tenant], admin: Client) -> None:
+    """What a group gives goes on; the role admin was by hand, and no sweep has run yet."""
+    tenants[0].invite("old@acme.test", role="admin")
+    Membership.objects.filter(user__email="old@acme.test").update(
+        expires_at=clock.now(), group_role="member"
+    )
+    tenants[1].knows("old-sub", "old@acme.test")
+    assert try_out(tenants[1], admin).status_code == 403
 
 
 # ---- changes of a provider in use

@@ -241,6 +241,24 @@ def test_another_provider_ends_nothing_here(acme: Tenant, tenants: list[Tenant])
     assert is_in(browser)
 
 
+def test_a_strangers_row_of_the_same_client_does_not_shield_a_session(
+    acme: Tenant, tenants: list[Tenant]
+) -> None:
+    """Globex connects Acme's issuer and client too, with algorithms that never fit."""
+    services.idp_create(
+        tenants[1].org,
+        name="a shield",
+        issuer=acme.twin.issuer,
+        client_id=acme.idp.client_id,
+        secret="x",
+        algorithms=["ES512"],
+        actor=SYSTEM,
+    )
+    browser = come(acme)
+    assert tell(token(acme)) == 200
+    assert not is_in(browser)
+
+
 def test_get_is_refused() -> None:
     assert Client().get("/oidc/logout/").status_code == 405
 

@@ -9,7 +9,13 @@ import pytest
 from django.urls import reverse
 
 from apps.audit.models import AuditEvent
-from apps.policies.documents import DomainRuleDoc, ExpectationDoc, PolicyDocument, document_of
+from apps.policies.documents import (
+    DomainRuleDoc,
+    ExpectationDoc,
+    PolicyDocument,
+    ToolRuleDoc,
+    document_of,
+)
 from apps.policies.documents_io import parse, to_yaml
 from apps.policies.models import Policy, PolicyVersion
 from apps.policies.questions import parse_questions
@@ -83,6 +89,21 @@ class TestForm:
         ((look, text),) = notes(browser(acme.admin).get(page), "domain_rules-0")
         assert look == "warn"
         assert "has no effect" in text
+
+    def test_a_member_is_told_nothing_of_layers_that_only_readers_see(
+        self, acme: World, page: str
+    ) -> None:
+        agent = PolicyDocument(
+            "Bot",
+            kind="agent",
+            agent=acme.agent,
+            has_domains=False,
+            tools=(ToolRuleDoc("file_*"),),
+            tests=(ExpectationDoc("allow", tool="secret_tool"),),
+        )
+        policy_save(acme.org, document=agent, actor=acme.admin, reason="To come.")
+        assert "secret_tool" in text_of(browser(acme.auditor).get(page))
+        assert "secret_tool" not in text_of(browser(acme.member).get(page))
 
     def test_check_looks_at_the_draft_and_saves_nothing(self, acme: World, page: str) -> None:
         client = browser(acme.admin)

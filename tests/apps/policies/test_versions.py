@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from django.db import connection
 
 from apps.audit.models import AuditEvent
 from apps.common.errors import Conflict, Denied, Invalid, NotFound
+from apps.common.tenancy import scope
 from apps.connections import services as connections
 from apps.orgs.revision import read_seq
 from apps.policies.documents import DomainRuleDoc, PolicyDocument, document_of
@@ -20,6 +23,8 @@ from tests import factories
 from tests.apps.policies.support import counts
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.factories import World
 
 pytestmark = [pytest.mark.django_db, pytest.mark.database]
@@ -204,3 +209,41 @@ class TestApply:
         plain = to_obj(PolicyDocument("C", kind="ceiling", domains=(DomainRuleDoc("*"),)))
         saved = policy_apply(acme.org, document=plain, actor=acme.admin)
         assert saved.policy.kind == "ceiling"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_of_a_save_an_apply_and_a_rollback_at_once_one_wins() -> None:
+    """Who comes second is told, and nothing of theirs is written."""
+    acme = factories.acme()
+    policy = save(acme, "a.example.com")
+    seen = document_of(policy)
+    plain = to_obj(replace(seen, domains=(DomainRuleDoc("applied.example.com"),)))
+    saved = replace(seen, domains=(DomainRuleDoc("saved.example.com"),))
+    works: list[Callable[[], object]] = [
+        lambda: policy_save(acme.org, document=saved, policy=policy, actor=acme.admin),
+        lambda: policy_apply(acme.org, document=plain, version=2, actor=acme.admin),
+        lambda: policy_rollback(policy, number=1, version=2, actor=acme.admin),
+    ]
+    told: list[object] = []
+
+    def run(work: Callable[[], object]) -> None:
+        try:
+            with scope(acme.org.pk):
+                work()
+            told.append(None)
+        except Conflict as conflict:
+            told.append(conflict)
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=run, args=(work,)) for work in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert len(told) == 3
+    assert told.count(None) == 1
+    policy.refresh_from_db()
+    newest = PolicyVersion.objects.filter(policy=policy).order_by("-number")
+    assert [row.number for row in newest] == [3, 2, 1]
+    assert newest[0].document == to_obj(document_of(policy), ids=True)

@@ -13,6 +13,7 @@ from apps.sandboxes import provisioning, services
 from apps.sandboxes.models import Sandbox, note_of
 from tests import factories
 from tests.apps.admin_support import browser, url
+from tests.apps.api_support import caller, read
 from tests.apps.sandboxes.test_provisioning import state
 
 if TYPE_CHECKING:
@@ -93,6 +94,16 @@ def test_only_an_organization_admin_gives_it_and_it_is_audited(world: World) -> 
     orgs.organization_update(world.org, allow_degraded=True, actor=world.admin)
     event = AuditEvent.objects.get(action="organization.update", org=world.org)
     assert event.metadata["changes"] == {"allow_degraded": [False, True]}
+
+
+def test_the_api_reads_and_changes_it(world: World) -> None:
+    path = f"/organizations/{world.org.pk}"
+    admin, auditor = caller(world, "admin"), caller(world, "auditor")
+    assert read(auditor.get(path))["allow_degraded"] is False
+    assert auditor.ask("PATCH", path, {"allow_degraded": True}).status_code == 403
+    assert admin.ask("PATCH", path, {"allow_degraded": "perhaps"}).status_code == 400
+    changed = admin.ask("PATCH", path, {"allow_degraded": True})
+    assert (changed.status_code, read(changed)["allow_degraded"]) == (200, True)
 
 
 @pytest.mark.usefixtures("degraded")

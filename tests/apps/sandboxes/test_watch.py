@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from apps.policies.types import Bundle
+    from tests.factories import World
     from tests.twins.sandboxd import SandboxdTwin
 
 pytestmark = [pytest.mark.database, pytest.mark.django_db(transaction=True)]
@@ -147,6 +148,53 @@ def test_one_sandbox_does_not_delay_the_policy_of_the_next(
     monkeypatch.undo()
     watcher.look()
     assert all(box.bundles for box in sandboxd.boxes.values())
+
+
+def several(sandboxd: SandboxdTwin, count: int) -> tuple[World, list[Sandbox]]:
+    """Sandboxes of one agent that run."""
+    world = factories.acme()
+    principal = authenticate(world.minted.value)
+    rows = [
+        services.sandbox_for(
+            principal=principal, project_id=world.project.pk, delegation_scope=str(number)
+        )
+        for number in range(count)
+    ]
+    for row in rows:
+        provisioning.provision(row.pk)
+    return world, rows
+
+
+def test_a_slow_sandbox_does_not_delay_the_policy_of_the_others(sandboxd: SandboxdTwin) -> None:
+    several(sandboxd, 5)
+    slow = sandboxd.boxes[str(next(iter(selectors.running())).pk)]
+    slow.delay = 2.0
+    done = threading.Thread(target=look_once)
+    done.start()
+    others = [box for box in sandboxd.boxes.values() if box is not slow]
+    assert until(lambda: all(box.bundles for box in others), 5) < 1.5
+    assert not slow.bundles
+    done.join(10)
+    assert slow.bundles
+
+
+def test_many_end_side_by_side(sandboxd: SandboxdTwin) -> None:
+    """A killed team has many sandboxes, and the last one ends as soon as the first."""
+    world, rows = several(sandboxd, 6)
+    for box in sandboxd.boxes.values():
+        box.delay = 0.5
+    agents.agent_disable(world.agent, actor=world.admin)
+    started = time.monotonic()
+    assert provisioning.stop_disallowed() == len(rows)
+    assert time.monotonic() - started < 2
+    assert sandboxd.boxes == {}
+
+
+def look_once() -> None:
+    try:
+        Watcher().look()
+    finally:
+        connections.close_all()
 
 
 def test_a_step_that_fails_does_not_delay_a_revocation(

@@ -80,7 +80,6 @@ def run(
     to make for a rootless one.
     """
     kind = KINDS[name]
-    number = next(_numbers) % 15
     launched = launch.RULES_HERE if here and kind.launched == launch.OWN_NETWORK else kind.launched
     if kind.mode == OWNER_RULES:
         require_rules_program(backend)
@@ -91,10 +90,9 @@ def run(
             place.mkdir(exist_ok=True)
             os.chown(place, launch.USER, launch.USER)
     else:
-        user = _FIRST_USER + number * 2 * _SLOTS
-        own = {"sandbox_uid_base": user, "proxy_uid_base": user + _SLOTS}
+        own = own_users()
         own["homes"] = str(folder / "run" / "sandboxes")
-    own["proxy_port_base"] = _FIRST_PORT + number * _SLOTS
+    own["proxy_port_base"] = _FIRST_PORT + next(_numbers) % 15 * _SLOTS
     if delegated is not None:
         launched = f"{launched}:{delegated}"
     module = (_LAUNCH, launched) if launched else None
@@ -107,6 +105,12 @@ def run(
         daemon.stop()
         cannot(f"{name} cannot be had here: {found['remedy']}")
     return daemon
+
+
+def own_users() -> dict[str, Any]:
+    """Settings for users that belong to no other sandboxd of this machine."""
+    user = _FIRST_USER + next(_numbers) % 15 * 2 * _SLOTS
+    return {"sandbox_uid_base": user, "proxy_uid_base": user + _SLOTS, "max_sandboxes": _SLOTS}
 
 
 def require_rules_program(backend: str = "auto") -> None:

@@ -367,7 +367,7 @@ def test_folders_that_others_could_replace_are_not_used(folder: Path) -> None:
 
 def test_owner_rules_that_are_not_in_force_give_no_sandbox(folder: Path) -> None:
     """sandboxd may not look at the rules; it asks the kernel by sending."""
-    daemon = start(folder, mode="owner-rules")
+    daemon = start(folder, mode="owner-rules", **kinds.own_users())
     try:
         health = daemon.call("GET", "/v1/health")[1]
         assert health["isolation"] == "unavailable"

@@ -144,6 +144,8 @@ def test_a_running_proxy_is_in_it_and_the_report_says_so(daemon: Daemon, box: Bo
         assert int(status["CapEff"], 16) == int(status["CapBnd"], 16) == 0
         assert status["Groups"] == ""
         assert "0" not in status["Uid"].split()
+        # Not dumpable: what is in /proc of it belongs to root, not to its user.
+        assert Path(f"/proc/{status['Pid']}/environ").stat().st_uid == 0
 
 
 def _read(path: Path) -> dict[str, str]:
