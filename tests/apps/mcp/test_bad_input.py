@@ -5,11 +5,15 @@ Through the real endpoint, sandboxd, proxy and upstream, as an agent meets it.
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from apps.sandboxes.models import Sandbox
+from tests.apps.mcp.conftest import in_thread
 from tests.apps.mcp.test_isolated import (  # noqa: F401  these are fixtures
     HOST,
     Real,
@@ -19,6 +23,7 @@ from tests.apps.mcp.test_isolated import (  # noqa: F401  these are fixtures
     upstream,
 )
 from tests.apps.sandboxes.harness.conftest import isolation  # noqa: F401  a fixture, too
+from tests.apps.sandboxes.harness.test_lifecycle import named
 
 if TYPE_CHECKING:
     from mcp import Client
@@ -147,3 +152,22 @@ async def test_an_upstream_that_answers_for_ever(real: Real) -> None:  # noqa: F
         endless = await bounded(client, 10, "shell_exec", command=command, timeout=1500)
         assert endless["error"] == "command_timeout"
         await usable(client)
+
+
+@pytest.mark.parametrize("name", ["lens-init", "lens-egress"])
+async def test_a_part_of_the_cage_that_is_killed(real: Real, name: str) -> None:  # noqa: F811
+    """The sandbox ends whole, its row says why, and the next call has a fresh one."""
+    async with real.client() as client:
+        await begin(client)
+        assert real.daemon is not None
+        first = await in_thread(Sandbox.objects.get)
+        for pid in named(real.daemon, name):
+            os.kill(pid, signal.SIGKILL)
+        path = f"/v1/sandboxes/{first.pk}"
+        deadline = time.monotonic() + 5
+        while real.daemon.call("GET", path)[1].get("state", "failed") != "failed":
+            assert time.monotonic() < deadline
+        reply = await bounded(client, 10, "shell_exec", command="cat mark || echo fresh")
+        assert reply["stdout"] == "fresh\n"
+    await in_thread(first.refresh_from_db)
+    assert (first.state, first.failure) == ("failed", "sandbox_lost")
