@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -10,19 +11,21 @@ import socket
 import struct
 import subprocess
 import sys
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from apps.sandboxes.harness import owner_rules
+from apps.sandboxes.harness import owner_rules, preflight
+from apps.sandboxes.harness.config import Config
 from apps.sandboxes.harness.owner_rules import Rules, RulesError
 from tests.apps.sandboxes.harness import launch
 from tests.apps.sandboxes.harness.conftest import CHECKOUT, CLEAN, cannot, program
-from tests.apps.sandboxes.harness.kinds import require_rules_program
+from tests.apps.sandboxes.harness.kinds import own_users, require_rules_program
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 RULES = Rules(70_000, 71_000, 18_100, 3, allowed=(0,))
 AGENT, NEIGHBOUR, PROXY, STRANGER = 70_000, 70_001, 71_000, 12_345
@@ -58,6 +61,16 @@ def add_addresses() -> None:
             fcntl.ioctl(sock, 0x8916, packed + struct.pack("=Ii", 128, socket.if_nametoindex("lo")))
 
 
+def bound(sock: socket.socket, place: tuple[str, int]) -> bool:
+    try:
+        sock.bind(place)
+    except OSError as error:
+        if error.errno != errno.EADDRNOTAVAIL:
+            raise
+        return False
+    return True
+
+
 def servers() -> list[socket.socket]:
     """All that could be reached; as root, whom the rules allow."""
     found = []
@@ -65,10 +78,8 @@ def servers() -> list[socket.socket]:
         for place in places:
             sock = socket.socket(family(place[0]), kind)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            for _ in range(200):  # a new IPv6 address is tentative for a moment
-                with contextlib.suppress(OSError):
-                    sock.bind(place)
-                    break
+            while not bound(sock, place):
+                time.sleep(0.01)  # a new IPv6 address is tentative for a moment
             if kind == socket.SOCK_STREAM:
                 sock.listen(64)
             found.append(sock)
@@ -164,19 +175,64 @@ def _large_answer() -> int:
     return total
 
 
-@pytest.mark.isolation
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_who_reaches_what(backend: str) -> None:
+def elsewhere(backend: str, call: str) -> Any:
+    """What a function of this module returns in a process of its own, which may change network."""
     if os.geteuid() != 0:
         cannot("packet rules need root")
     require_rules_program(backend)
-    code = f"import json\nfrom {__name__} import observe\nprint(json.dumps(observe({backend!r})))"
+    code = f"import json\nfrom {__name__} import *\nprint(json.dumps({call}))"
     done = subprocess.run(  # noqa: S603 our own interpreter
         [sys.executable, "-c", code], cwd=CHECKOUT, env=CLEAN, capture_output=True, check=False,
         timeout=60,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr.decode()
-    seen = json.loads(done.stdout)
+    return json.loads(done.stdout)
+
+
+def verdict(backend: str, change: str, folder: str, users: dict[str, Any]) -> str:
+    """The mode that a host has with these rules and a change to them, or why it has none."""
+    launch.own_network()
+    place = Path(folder)
+    config = Config(
+        place / "sock", place, place / "broker", mode="owner-rules", use_cgroups=False,
+        homes=place / "homes", **users,
+    )  # fmt: skip
+    config.root_mount.mkdir()
+    owner_rules.install(owner_rules.of(config, (0,)), backend)
+    command = change.format(uid=config.sandbox_uid_base).split()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)  # noqa: S603  as listed below
+    spawner = preflight.open_spawner(config)
+    host = preflight.examine(spawner)
+    preflight.close_spawner(spawner)
+    return host.mode or host.remedy
+
+
+CHANGES = [
+    ("nft", "nft list tables", "owner-rules"),
+    ("nft", "nft flush chain inet lens_owner output", "the proxy's user cannot reach"),
+    ("nft", "nft insert rule inet lens_owner output meta skuid {uid} tcp dport 18100 drop",
+     "its own proxy, port 18100, is closed"),
+    ("nft", "nft insert rule inet lens_owner output udp dport 53 accept", "a datagram of the"),
+    ("iptables-nft", "ip6tables-nft -D OUTPUT -j LENS-OWNER", "the sandbox's user reached ::1"),
+    ("iptables-legacy", "iptables-legacy -I OUTPUT 1 -o lo -j ACCEPT", "reached 127.0.0.1"),
+]  # fmt: skip
+
+
+@pytest.mark.isolation
+@pytest.mark.parametrize(("backend", "change", "told"), CHANGES)
+def test_rules_that_somebody_has_changed_are_noticed(
+    backend: str, change: str, told: str, folder: Path
+) -> None:
+    """By sending: the rules themselves are not for sandboxd to read."""
+    users = own_users()
+    call = f"verdict({backend!r}, {change!r}, {str(folder)!r}, {users!r})"
+    assert told in elsewhere(backend, call)
+
+
+@pytest.mark.isolation
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_who_reaches_what(backend: str) -> None:
+    seen = elsewhere(backend, f"observe({backend!r})")
     everything = seen["before"]
     assert len(everything) == len(SERVERS) + len(DATAGRAMS)
     assert seen["agent"] == ["tcp 127.0.0.1 18100", "tcp ::1 18100"]
