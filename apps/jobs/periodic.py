@@ -10,11 +10,10 @@ them.
 
 from __future__ import annotations
 
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from celery import shared_task
-
-from apps.common.tenancy import edge
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,13 +29,26 @@ def every(seconds: float, *, name: str) -> Callable[[Callable[[], None]], Callab
     def add(function: Callable[[], None]) -> Callable[[], None]:
         if name in _entries:
             raise TypeError(f"periodic task {name!r} is declared twice")
-        task = edge()(function)
+        task = _nowhere(function)
         shared_task(name=name, ignore_result=True)(task)
         options = {"expires": max(int(seconds), MIN_EXPIRES_SECONDS)}
         _entries[name] = {"task": name, "schedule": seconds, "options": options}
         return task
 
     return add
+
+
+def _nowhere(function: Callable[[], None]) -> Callable[[], None]:
+    """The function, begun nowhere."""
+
+    @wraps(function)
+    def run() -> None:
+        from apps.common.tenancy import edge  # noqa: PLC0415  Celery's app is made before models
+
+        with edge():
+            function()
+
+    return run
 
 
 def schedule() -> dict[str, dict[str, Any]]:

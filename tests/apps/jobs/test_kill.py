@@ -150,7 +150,7 @@ def test_server_killed_workers_lose_no_job(tmp_path: Path) -> None:
         with redis.Redis.from_url(env["LENS_REDIS_URL"]) as broker:
             broker.delete("celery")  # every bell that waits is lost
         wait_for(lambda: len(finished(log)) == JOBS, 120, "a job was lost")
-        url = env["LENS_DATABASE_URL"]
+        url = env["LENS_DATABASE_SYSTEM_URL"]
         wait_for(lambda: postgres_states(url) == {"done": JOBS}, 30, "a row does not say done")
     starts = Counter(line.split()[1] for line in log.read_text().splitlines() if "start" in line)
     assert sum(starts.values()) <= JOBS + KILLS * 2  # only what a killed thread held ran again
