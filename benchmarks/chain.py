@@ -135,7 +135,7 @@ def _directly() -> Callable[[], Awaitable[float]]:
     from apps.sandboxes.client import AsyncSandboxd, Sandboxd  # noqa: PLC0415
 
     path = settings.RUN_DIR / "sandboxd.sock"
-    (sandbox_id,) = Sandboxd(path).states()
+    (sandbox_id,) = Sandboxd(path).activity()["sandboxes"]
     sandboxd = AsyncSandboxd(path)
 
     async def run() -> float:
