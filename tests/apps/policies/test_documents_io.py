@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,14 @@ def test_the_published_schema_is_the_one_that_is_used() -> None:
     text = (ROOT / "docs" / "policy.schema.json").read_text()
     assert text == published(), "run `python -m apps.policies.schema > docs/policy.schema.json`"
     Draft202012Validator.check_schema(SCHEMA)
+
+
+def test_the_documents_of_the_page_are_documents() -> None:
+    text = (ROOT / "docs" / "policies.md").read_text()
+    found = [parse(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
+    assert len(found) == 2
+    for plain in found:
+        check_schema({"kind": "team", "team": "sre", "name": "P", **plain})
 
 
 class TestRoundTrip:
