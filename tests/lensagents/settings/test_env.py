@@ -30,6 +30,7 @@ READERS: dict[str, Callable[[Env], Any]] = {
     "keys": lambda env: env.keys("X"),
     "database_url": lambda env: env.database_url("X"),
     "redis_url": lambda env: env.redis_url("X"),
+    "smtp_url": lambda env: env.smtp_url("X"),
     "absent": lambda env: env.absent("X", "because"),
     "secret by file": lambda env: Env({"LENS_X_FILE": env.text("X")}).secret("X"),
 }
@@ -51,6 +52,34 @@ def test_what_has_no_default_must_be_set(reader: str) -> None:
     for values in ({}, {"LENS_X": ""}):
         with pytest.raises(SettingError, match="LENS_X"):
             READERS[reader](Env(values))
+
+
+@pytest.mark.parametrize(
+    ("url", "port", "implicit_tls"),
+    [
+        ("smtp://u:p%40ss@mail.example", 587, False),
+        ("smtps://u:p%40ss@mail.example", 465, True),
+        ("smtps://u:p%40ss@mail.example:2465/", 2465, True),
+    ],
+)
+def test_a_mail_server(url: str, port: int, implicit_tls: bool) -> None:  # noqa: FBT001  a table
+    found = Env({"LENS_X": url}).smtp_url("X")
+    assert found is not None
+    assert (found.host, found.port, found.user, found.password) == (
+        "mail.example",
+        port,
+        "u",
+        "p@ss",
+    )
+    assert found.implicit_tls is implicit_tls
+    assert "p@ss" not in repr(found)
+    assert Env({}).smtp_url("X") is None
+
+
+@pytest.mark.parametrize("url", ["http://mail.example", "smtp://", "smtp://h:0", "smtp://h/x"])
+def test_what_is_no_mail_server(url: str) -> None:
+    with pytest.raises(SettingError, match="LENS_X must look like smtp"):
+        Env({"LENS_X": url}).smtp_url("X")
 
 
 def test_good_values() -> None:
