@@ -12,6 +12,7 @@ import pytest
 
 from apps.sandboxes.harness import landlock, proxy_cage
 from tests.apps.sandboxes.harness.conftest import CHECKOUT, CLEAN
+from tests.apps.sandboxes.harness.test_lifecycle import processes
 
 if TYPE_CHECKING:
     from tests.apps.sandboxes.harness.conftest import Box, Daemon
@@ -135,8 +136,8 @@ def test_a_running_proxy_is_in_it_and_the_report_says_so(daemon: Daemon, box: Bo
     assert "seccomp" in line["detail"]
     proxies = [
         status
-        for path in Path("/proc").glob("[0-9]*/status")
-        if (status := _read(path)).get("Name") == "lens-egress"
+        for pid in processes(daemon)
+        if (status := _read(Path(f"/proc/{pid}/status"))).get("Name") == "lens-egress"
     ]
     assert proxies
     for status in proxies:
