@@ -19,7 +19,6 @@ from drf_spectacular.generators import SchemaGenerator
 from rest_framework.routers import SimpleRouter
 
 from apps.agents.api import AgentsApi, TokensApi
-from apps.common.api import no_route
 from apps.connections.api import CredentialsApi
 from apps.orgs.api.audit import AuditEventsApi
 from apps.orgs.api.grants import GrantsApi
@@ -86,6 +85,4 @@ urlpatterns = [
     path("openapi.json", openapi, name="openapi"),
     path("docs", docs, name="api-docs"),
     *routes,
-    path("<path:rest>", no_route),
-    path("", no_route),
 ]

@@ -4,7 +4,7 @@
 """
 
 from django.contrib import admin
-from django.urls import include, path
+from django.urls import include, path, re_path
 
 from apps.common.api import no_route
 from lensagents.views import explain
@@ -14,9 +14,8 @@ handler500 = "lensagents.views.server_error"
 
 urlpatterns = [
     path("", include("apps.orgs.urls")),
-    path("api", no_route),
     path("api/v1/", include("lensagents.api")),
-    path("api/", include([path("", no_route), path("<path:rest>", no_route)])),
+    re_path(r"^api(/|$)", no_route),  # any rest: `path:` would let one with a line break pass by
     path("explain/<uuid:decision_id>", explain, name="explain"),
     path("", admin.site.urls),
 ]

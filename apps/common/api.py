@@ -13,6 +13,7 @@ import io
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
+from django.views.decorators.csrf import csrf_exempt
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -245,6 +246,7 @@ class ApiView(GenericViewSet[Any]):
         return method == "POST" and action not in self.pure
 
 
+@csrf_exempt  # whose refusal would be a page
 def no_route(_request: HttpRequest, *_args: Any, **_kwargs: Any) -> HttpResponse:
     """What is under the API's path and is no route of it."""
     return problem_of(NotFound("There is no such resource."))

@@ -123,7 +123,7 @@ def run(
     """One identity's run; what the tool reports, and what it says where something was found."""
     mine = folder / who
     mine.mkdir()
-    (mine / "openapi.json").write_text(json.dumps(document_for(url, SCHEMES[who])))
+    (mine / "openapi.json").write_text(json.dumps(document_for(url, world, who)))
     (mine / "schemathesis.toml").write_text(configuration(world, who))
     phases, examples = SMOKE if smoke else FULL
     started = time.monotonic()
@@ -148,12 +148,14 @@ def run(
     return {"who": who, "took": time.monotonic() - started, "said": done.stdout, **found}
 
 
-def document_for(url: str, scheme: str) -> dict[str, Any]:
-    """The server's own document, with the one way of authentication that this identity has.
+def document_for(url: str, world: dict[str, Any], who: str) -> dict[str, Any]:
+    """The server's own document, with the one way of authentication that this identity has, and
+    with objects that there are.
 
-    Without one the tool leaves the session's cookie alone, which it would else take away and still
-    send; that there is nothing without a session is `tests/contracts/test_api.py`'s to show.
+    Without a scheme the tool leaves the session's cookie alone, which it would else take away and
+    still send; that there is nothing without a session is `tests/contracts/test_api.py`'s to show.
     """
+    scheme = SCHEMES[who]
     found: dict[str, Any] = httpx.get(f"{url}/api/v1/openapi.json", timeout=30).json()
     schemes = found["components"].pop("securitySchemes")
     if scheme:
@@ -161,25 +163,23 @@ def document_for(url: str, scheme: str) -> dict[str, Any]:
     for item in found["paths"].values():
         for operation in item.values():
             operation["security"] = [{scheme: []}] if scheme else []
+            real = re.search(r"[0-9a-f-]{36}", world["paths"][operation["operationId"]])
+            for parameter in operation.get("parameters", ()):
+                if parameter["name"] == "id" and real:
+                    parameter["schema"] = {"type": "string", "enum": [real.group()]}
+                if parameter["name"] == "If-Match" and who != "stranger":
+                    parameter["schema"] = {"type": "string", "enum": ["*"]}
     return found
 
 
 def configuration(world: dict[str, Any], who: str) -> str:
-    """Headers of the identity (in a file: arguments are for everybody to read), and real ids."""
+    """Headers of the identity: in a file, since arguments are for everybody to read."""
     # Ours is the status that RFC 6585 section 3 has for it, which the tool does not expect.
     lines = ["[checks.missing_required_header]", 'expected-statuses = ["4xx"]', "", "[headers]"]
     lines += [f"{json.dumps(k)} = {json.dumps(v)}" for k, v in world["identities"][who].items()]
-    for name, path in world["paths"].items():
-        found = re.search(r"[0-9a-f-]{36}", path)
-        given = {"path.id": found.group()} if found else {}
-        if who != "stranger" and name.endswith(("_update", "_replace")):
-            given["header.If-Match"] = "*"
-        if given:
-            pairs = ", ".join(f"{json.dumps(k)} = {json.dumps(v)}" for k, v in given.items())
-            lines += ["", "[[operations]]", f'include-operation-id = "{name}"']
-            lines += [f"parameters = {{ {pairs} }}"]
-        if name in NOT_IN_CHAINS:
-            lines += ["phases.stateful.enabled = false"]
+    for name in NOT_IN_CHAINS:
+        lines += ["", "[[operations]]", f'include-operation-id = "{name}"']
+        lines += ["phases.stateful.enabled = false"]
     return "\n".join(lines) + "\n"
 
 

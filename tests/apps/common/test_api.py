@@ -50,11 +50,15 @@ def fields(response: HttpResponse) -> list[str]:
 
 # Errors.
 
+ODD = ["/teams/%0A", "/%C2%8C%C3%AE", "/%C2%85", "/%E2%80%A8"]
 
-@pytest.mark.parametrize("path", ["", "/", "/nothing", "/teams/", "/teams/x", "/teams/1/2", "/%00"])
+
+@pytest.mark.parametrize(
+    "path", ["", "/", "/nothing", "/teams/", "/teams/x", "/teams/1/2", "/%00", *ODD]
+)
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
 def test_an_unknown_route_is_a_problem_for_everybody(path: str, method: str, admin: Api) -> None:
-    for api in (admin, Api(Client())):
+    for api in (admin, Api(Client()), Api(Client(enforce_csrf_checks=True))):
         assert code(api.ask(method, path)) == (404, "not_found")
 
 
