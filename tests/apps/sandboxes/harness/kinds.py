@@ -10,9 +10,11 @@ of the tests' own (`in_own_network`): then the sandboxes' proxies can reach serv
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import shutil
+import socket
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -92,7 +94,7 @@ def run(
     else:
         own = own_users()
         own["homes"] = str(folder / "run" / "sandboxes")
-    own["proxy_port_base"] = _FIRST_PORT + next(_numbers) % 15 * _SLOTS
+    own["proxy_port_base"] = _free_ports()
     if delegated is not None:
         launched = f"{launched}:{delegated}"
     module = (_LAUNCH, launched) if launched else None
@@ -111,6 +113,17 @@ def own_users() -> dict[str, Any]:
     """Settings for users that belong to no other sandboxd of this machine."""
     user = _FIRST_USER + next(_numbers) % 15 * 2 * _SLOTS
     return {"sandbox_uid_base": user, "proxy_uid_base": user + _SLOTS, "max_sandboxes": _SLOTS}
+
+
+def _free_ports() -> int:
+    """The first of a row of ports that nobody listens on, neither another of our sandboxds."""
+    for _ in range(15):
+        first = _FIRST_PORT + next(_numbers) % 15 * _SLOTS
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+            for port in range(first, first + _SLOTS):
+                stack.enter_context(socket.create_server(("127.0.0.1", port)))
+            return first
+    raise AssertionError("no row of free ports")
 
 
 def require_rules_program(backend: str = "auto") -> None:
