@@ -115,7 +115,8 @@ def test_fifty_lives_leave_nothing(own_daemon: Daemon) -> None:
     assert namespaces(processes(own_daemon)) == net
     assert groups(own_daemon) == []
     assert list(own_daemon.spool.iterdir()) == []
-    assert {pid: open_descriptors(pid) for pid in pids} == before
+    # Fewer is no leak: the first look may have met the connection of the call before it.
+    assert until(lambda: all(open_descriptors(pid) <= before[pid] for pid in pids))
     assert own_daemon.call("GET", "/v1/sandboxes")[1] == {"sandboxes": []}
 
 
