@@ -104,3 +104,17 @@ def test_no_file_is_past_its_size() -> None:
         if "migrations" not in path.parts and (lines := len(path.read_text().splitlines())) > 500
     ]
     assert long == []
+
+
+def test_the_embedded_default_needs_no_postgresql_driver() -> None:
+    """It is not among its requirements; the commands and pages that know PostgreSQL must load."""
+    program = (
+        "import sys; sys.modules['psycopg'] = None\n"
+        "import os; os.environ['DJANGO_SETTINGS_MODULE'] = 'lensagents.settings.test'\n"
+        "import django; django.setup()\n"
+        "import lensagents.urls, lensagents.health, lensagents.management.commands.migrate\n"
+    )
+    done = subprocess.run(  # noqa: S603  our own interpreter
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

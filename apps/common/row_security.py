@@ -17,12 +17,16 @@ from typing import TYPE_CHECKING, Final
 
 from django.apps import apps
 from django.db import transaction
-from psycopg import sql
 
 from apps.common import lookups
 from apps.common.roles import EVERYTHING
 from apps.common.tenancy import NOBODY, ORGANIZATION
 from apps.common.tenant_guard import has_organization, parents, tenant_models
+
+try:
+    from psycopg import sql
+except ModuleNotFoundError:  # the embedded default has SQLite only, and nothing here to apply
+    sql = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
