@@ -44,8 +44,8 @@ from benchmarks.peers import load
 from benchmarks.peers.load import HOST, Way
 from benchmarks.report import figures, p50, table
 from tests.apps.sandboxes.harness.conftest import start
+from tests.twins.ca import TwinCa
 from tests.twins.egress import EgressTwin
-from tests.twins.upstream import TwinCa
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -36,8 +36,9 @@ from benchmarks import chain
 from benchmarks.report import figures, p50, p95, table
 from tests.apps.sandboxes.harness import test_lifecycle as traces
 from tests.apps.sandboxes.harness.conftest import Daemon, open_descriptors, start, until
+from tests.twins.ca import TwinCa
 from tests.twins.egress import TOKEN, BrokerTwin
-from tests.twins.upstream import TwinCa, UpstreamTwin
+from tests.twins.upstream import UpstreamTwin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -37,7 +37,8 @@ from apps.policies.types import (
     LayerKind,
 )
 from tests.apps.sandboxes.harness.conftest import start
-from tests.twins.upstream import TwinCa, UpstreamTwin, pattern
+from tests.twins.ca import TwinCa
+from tests.twins.upstream import UpstreamTwin, pattern
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -30,8 +30,9 @@ from tests.apps.sandboxes.harness import test_lifecycle as traces
 from tests.apps.sandboxes.harness.conftest import CHECKOUT, Box, Daemon, start
 from tests.attacks.elsewhere import Surroundings
 from tests.attacks.world import World, socket_in
+from tests.twins.ca import TwinCa
 from tests.twins.egress import PROJECT, TOKEN, BrokerTwin, EgressTwin
-from tests.twins.upstream import TwinCa, UpstreamTwin
+from tests.twins.upstream import UpstreamTwin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,7 +13,8 @@ import pytest
 from tests.factories import SECRET_VALUE
 from tests.lensagents.test_up import shell
 from tests.platform import crossable_folder, running_platform
-from tests.twins.upstream import TwinCa, UpstreamTwin
+from tests.twins.ca import TwinCa
+from tests.twins.upstream import UpstreamTwin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

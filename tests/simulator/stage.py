@@ -14,8 +14,9 @@ from tests import factories
 from tests.apps.mcp.conftest import Server
 from tests.simulator.chance import HOSTS, Chance
 from tests.simulator.edges import Egress, SimulatePage
+from tests.twins.ca import TwinCa
 from tests.twins.egress import EgressTwin
-from tests.twins.upstream import TwinCa, UpstreamTwin
+from tests.twins.upstream import UpstreamTwin
 
 if TYPE_CHECKING:
     from contextlib import ExitStack

@@ -12,7 +12,8 @@ import pytest
 
 from apps.common import addresses, outbound
 from apps.common.errors import Invalid, Upstream
-from tests.twins.upstream import TwinCa, UpstreamTwin
+from tests.twins.ca import TwinCa
+from tests.twins.upstream import UpstreamTwin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -29,8 +29,9 @@ from tests.apps.sandboxes.harness.conftest import (  # noqa: F401  `isolation` i
     isolation,
     start,
 )
+from tests.twins.ca import TwinCa
 from tests.twins.sandboxd import SandboxdTwin
-from tests.twins.upstream import TwinCa, UpstreamTwin
+from tests.twins.upstream import UpstreamTwin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -19,8 +19,8 @@ from apps.orgs.services.identity_providers import (
     idp_prove,
 )
 from apps.orgs.types import SYSTEM
+from tests.twins.ca import TwinCa
 from tests.twins.idp import CLIENT_ID, CLIENT_SECRET, IdpTwin
-from tests.twins.upstream import TwinCa
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

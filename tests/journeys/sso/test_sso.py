@@ -27,7 +27,7 @@ from apps.orgs.services.identity_providers import idp_create
 from apps.orgs.types import SYSTEM
 from tests.apps.orgs.providers import in_use
 from tests.journeys.sso.chromium import Chromium, program
-from tests.twins.upstream import TwinCa
+from tests.twins.ca import TwinCa
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -23,8 +23,9 @@ from apps.policies.types import (
     LayerKind,
 )
 from apps.proxy.egress.config import Limits
+from tests.twins.ca import TwinCa
 from tests.twins.egress import EgressTwin
-from tests.twins.upstream import TwinCa, UpstreamTwin
+from tests.twins.upstream import UpstreamTwin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -20,7 +20,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.apps.sandboxes.harness.conftest import bundle, cannot, start, until
-from tests.twins.upstream import TwinCa, UpstreamTwin
+from tests.twins.ca import TwinCa
+from tests.twins.upstream import UpstreamTwin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
