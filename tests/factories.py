@@ -85,6 +85,9 @@ def world(slug: str, name: str) -> World:
         return made
     made, rows = copy.deepcopy(_built[slug])
     with transaction.atomic():
+        for row in rows:
+            if row._meta.auto_created:
+                row.pk = None  # a relation's, counted by the database: another world may have it
         for model in {type(row): None for row in rows}:
             model._default_manager.bulk_create(row for row in rows if type(row) is model)
         Revision.objects.update_or_create(pk=1, defaults={"seq": next(_revisions)})
