@@ -7,6 +7,7 @@ that a test can take any of them from the stranger's instead: that is the point.
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import importlib
 import inspect
 import pkgutil
@@ -59,6 +60,7 @@ class Recipe:
     rows: dict[str, Callable[[World], Any]] = field(default_factory=dict)
 
 
+@functools.cache
 def public_services() -> dict[str, Callable[..., Any]]:
     """Every function in a `services` module that writes as an actor, by name."""
     return {

@@ -24,6 +24,8 @@ SHORTEST = 16
 _MASK = b"*"
 # A piece shorter than this would be found by accident too often.
 _SHORTEST_ANCHOR = 8
+# So much of a beginning's end is kept: all of them as they are need the square of a secret's length.
+_TAIL = 8
 _PLAIN = re.compile(rb"[A-Za-z0-9]+")
 _ESCAPE = re.compile("%[0-9A-F]{2}")
 
@@ -32,8 +34,8 @@ class Needles(tuple[bytes, ...]):  # noqa: SLOT001  of what varies in size there
     """Byte strings to look for, longest first, with what makes that fast.
 
     `groups`: a piece that several needles have in common, and those needles; where it is absent
-    they all are, and one search did for all. `begun`: by the last byte of a text, the beginnings of
-    needles with which it may end. Not cached anywhere: it lives as long as the secret may.
+    they all are, and one search did for all. `begun`: by the last byte of a text, how it ends when
+    it may end with the beginning of a needle. Not cached anywhere: it lives as long as the secret.
     """
 
     groups: tuple[tuple[bytes, tuple[bytes, ...]], ...]
@@ -63,11 +65,12 @@ def _groups(needles: tuple[bytes, ...]) -> Iterator[tuple[bytes, tuple[bytes, ..
 
 
 def _beginnings(needles: tuple[bytes, ...]) -> tuple[tuple[bytes, ...], ...]:
+    """The last bytes of all beginnings (a short one is there as a whole), by the very last."""
     found: list[set[bytes]] = [set() for _ in range(256)]
     for needle in needles:
         for length in range(1, len(needle)):
-            found[needle[length - 1]].add(needle[:length])
-    return tuple(tuple(sorted(some, key=len, reverse=True)) for some in found)
+            found[needle[length - 1]].add(needle[max(0, length - _TAIL) : length])
+    return tuple(map(tuple, found))
 
 
 NONE = Needles(())
@@ -127,7 +130,19 @@ def overlap(text: bytes, needles: Needles) -> int:
     begun = needles.begun[text[-1]] if text else ()
     if not text.endswith(begun):
         return 0
-    return next(len(beginning) for beginning in begun if text.endswith(beginning))
+    return max(_begun(text, needle) for needle in needles)
+
+
+def _begun(text: bytes, needle: bytes) -> int:
+    """Length of the longest end of `text` that begins this needle (never the whole of it)."""
+    tail = text[-_TAIL:]
+    length = len(needle)
+    while (at := needle.rfind(tail, 0, length - 1)) >= 0:
+        length = at + len(tail)
+        if text.endswith(needle[:length]):
+            return length
+    shorter = range(min(_TAIL, len(needle)) - 1, 0, -1)
+    return next((count for count in shorter if text.endswith(needle[:count])), 0)
 
 
 class Scrubber:

@@ -309,7 +309,7 @@ def _kill(spec: Spec) -> None:
     if spec.rootless:
         tree.kill_descendants(os.getpid())
     else:
-        tree.kill_user(spec.identity, sorted(confine.PID_1_CAPABILITIES))
+        tree.kill_user(spec.identity)
 
 
 class Resident(init.Init):

@@ -16,7 +16,7 @@ import signal
 import stat
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from apps.sandboxes.harness import confine, syscalls
 
@@ -46,18 +46,68 @@ def _effective_capabilities() -> int:
         return next(int(line.split()[1], 16) for line in file if line.startswith("CapEff:"))
 
 
-def kill_user(identity: Identity, bounding: Iterable[int] = syscalls.ALL_CAPABILITIES) -> None:
-    """SIGKILL to every process of the user, by a child that has become it."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            become(identity, bounding)
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(-1, signal.SIGKILL)
-            os._exit(0)
-        finally:
-            os._exit(1)
-    os.waitpid(pid, 0)
+def kill_user(identity: Identity) -> None:
+    """SIGKILL to every process of the user, by a child that has become it.
+
+    What runs as that user can end or stop the child first (`kill(-1)` in a loop). So it comes back
+    until it has done its work, and between its tries root ends what it finds, one by one: whatever
+    keeps still for long enough to defend itself. Raises StillRootError, OSError.
+    """
+    for _ in range(_ROUNDS):
+        pid = os.fork()
+        if pid == 0:
+            _strike(identity)
+        _, status = os.waitpid(pid, os.WUNTRACED)
+        if os.WIFSTOPPED(status):
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        elif status == 0:
+            return
+        elif os.WIFEXITED(status):
+            raise StillRootError
+        _kill_found(identity.uid)
+    raise OSError(errno.EBUSY, "the processes of a sandbox's user do not end")
+
+
+def _strike(identity: Identity) -> NoReturn:
+    """Become the user as the last step but one, since from then on the user's processes reach us.
+
+    The only capability left by then is the one to change user; it goes with the change, and it does
+    not make `kill(-1)` reach further. Exit code 1: nothing was done.
+    """
+    code = 1
+    try:
+        os.setgroups([])
+        os.setresgid(identity.gid, identity.gid, identity.gid)
+        syscalls.set_capabilities(frozenset({syscalls.CAP_SETUID}))
+        if identity.uid and _effective_capabilities() == 1 << syscalls.CAP_SETUID:
+            os.setresuid(identity.uid, identity.uid, identity.uid)
+            if os.getresuid() == (identity.uid,) * 3:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(-1, signal.SIGKILL)
+                code = 0
+    finally:
+        os._exit(code)
+
+
+def _kill_found(uid: int) -> None:
+    """SIGKILL to each process of the user, one by one."""
+    for place in Path("/proc").iterdir():
+        if place.name.isdigit():
+            with contextlib.suppress(OSError):
+                handle = os.pidfd_open(int(place.name))
+                try:
+                    # Read while we hold it, so that it is not another process's by now. Not from
+                    # the owner of the folder, which is root for one that is not dumpable.
+                    if _real_user(place / "status") == uid:
+                        signal.pidfd_send_signal(handle, signal.SIGKILL)
+                finally:
+                    os.close(handle)
+
+
+def _real_user(status: Path) -> int:
+    with status.open("rb") as file:  # the name, in an earlier line, may hold any byte but a newline
+        return next(int(line.split()[1]) for line in file if line.startswith(b"Uid:"))
 
 
 def kill_descendants(root: int) -> None:

@@ -7,12 +7,14 @@ import html
 import itertools
 import json
 import re
+import tracemalloc
 import urllib.parse
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from apps.connections.text import MAX_VALUE_BYTES
 from apps.proxy.egress.scrub import SHORTEST, Needles, Scrubber, forms, mask, overlap
 
 SECRET = 'aaaab/aaaa+aaab"aaaa=aaaab aaaa'
@@ -112,6 +114,20 @@ def test_the_fast_search_finds_what_a_plain_one_does(some: list[bytes], text: by
         if text.endswith(needle[:length])
     ]
     assert overlap(text, needles) == max(begun, default=0)
+
+
+def test_the_longest_secret_that_can_be_stored_costs_little_memory() -> None:
+    """A megabyte or so for each of its forms: all beginnings as they are would be two gigabytes."""
+    secret = "".join(f"{number:05x}+" for number in range(MAX_VALUE_BYTES // 6))
+    tracemalloc.start()
+    try:
+        needles = forms(secret)
+        assert tracemalloc.get_traced_memory()[1] < 32_000_000
+    finally:
+        tracemalloc.stop()
+    for needle in needles:
+        for begun in (1, 7, 8, 9, len(needle) // 2, len(needle) - 1):
+            assert overlap(b"x" + needle[:begun], needles) >= begun
 
 
 def test_a_needle_within_another_is_in_its_group() -> None:

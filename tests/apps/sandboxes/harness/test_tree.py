@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
 import subprocess
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from apps.sandboxes.harness import confine, tree
 from apps.sandboxes.harness.confine import Identity
 from tests.apps.sandboxes.harness.conftest import cannot
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def test_emptying_knows_no_mode_name_or_depth(tmp_path: Path) -> None:
@@ -102,10 +100,75 @@ def test_nothing_is_done_in_the_name_of_root(
 ) -> None:
     """Whatever went wrong with giving up the user, `kill(-1)` must not be called then."""
     killed = tmp_path / "killed"
-    monkeypatch.setattr(confine, "become", lambda *_: None)
     monkeypatch.setattr(os, "kill", lambda *_: killed.write_text("all"))
     identity = Identity(1_950_000, 1_950_000, drop_user=True)
+    with monkeypatch.context() as broken:
+        broken.setattr(confine, "become", lambda *_: None)
+        with pytest.raises(tree.StillRootError):
+            tree.become(identity, ())
+    for name in ("setresuid", "setgroups"):
+        with monkeypatch.context() as broken:
+            broken.setattr(os, name, lambda *_: None if name == "setresuid" else 1 / 0)
+            with pytest.raises(tree.StillRootError):
+                tree.kill_user(identity)
     with pytest.raises(tree.StillRootError):
-        tree.become(identity, ())
-    tree.kill_user(identity)
+        tree.kill_user(Identity(0, 0, drop_user=True))
     assert not killed.exists()
+
+
+FIGHTERS = {
+    # A thread that kills spares its own process, so several of them are one fighter.
+    "kills": "fight(signal.SIGKILL)",
+    "stops": "fight(signal.SIGSTOP)",
+    "hides": "ctypes.CDLL(None).prctl(4, 0); fight(signal.SIGKILL)",
+    "runs away": "run_away()",
+}
+FIGHT = """
+import ctypes, os, signal, threading
+kill = ctypes.CDLL(None).kill
+def loop(number):
+    while True: kill(-1, number)
+def fight(number):
+    for _ in range(3): threading.Thread(target=loop, args=(number,)).start()
+    print("ready", flush=True)
+    loop(number)
+def run_away():
+    print("ready", flush=True)
+    while True:
+        if os.fork(): os._exit(0)
+        kill(-1, signal.SIGKILL)
+"""
+
+
+def running_as(uid: int) -> list[str]:
+    """The processes of a user that are no zombies."""
+    found = []
+    for place in Path("/proc").iterdir():
+        if place.name.isdigit():
+            with contextlib.suppress(OSError):
+                told = (place / "status").read_text()
+                if f"\nUid:\t{uid}\t" in told and "\nState:\tZ" not in told:
+                    found.append(place.name)
+    return found
+
+
+@pytest.mark.parametrize("fighter", FIGHTERS)
+def test_a_user_that_fights_back_is_ended(fighter: str) -> None:
+    """Who ends a user's processes is one of them for a moment, and they may end it first."""
+    if os.geteuid() != 0:
+        cannot("processes of other users need root")
+    uid = 1_970_000 + os.getpid() % 10_000
+    for _ in range(5):
+        started = subprocess.Popen(
+            ["/usr/bin/python3", "-I", "-c", FIGHT + FIGHTERS[fighter]],
+            user=uid, group=uid, stdout=subprocess.PIPE,
+        )  # fmt: skip
+        assert started.stdout is not None
+        assert started.stdout.readline() == b"ready\n"
+        try:
+            tree.kill_user(Identity(uid, uid, drop_user=True))
+            assert running_as(uid) == []
+        finally:
+            started.kill()
+            started.stdout.close()
+            started.wait()
