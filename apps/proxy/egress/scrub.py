@@ -24,7 +24,7 @@ SHORTEST = 16
 _MASK = b"*"
 # A piece shorter than this would be found by accident too often.
 _SHORTEST_ANCHOR = 8
-# So much of a beginning's end is kept: all of them as they are need the square of a secret's length.
+# So much of the end of a beginning is kept: whole ones need the square of a secret's length.
 _TAIL = 8
 _PLAIN = re.compile(rb"[A-Za-z0-9]+")
 _ESCAPE = re.compile("%[0-9A-F]{2}")
