@@ -10,6 +10,8 @@ import secrets
 from typing import TYPE_CHECKING
 
 import idna
+from django.core.exceptions import ValidationError
+from django.core.validators import validate_email
 from django.db import transaction
 
 from apps.common import clock, rows
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 RECORD = "_lens-agents"
 VALUE = "lens-agents-verify="
+MAX_ADDRESS = 254
 TAKEN = "Another organization has verified this domain. Ask the operator of this installation."
 
 
@@ -108,6 +111,24 @@ def domain_name(text: str) -> str:
     if "." not in name or name.rpartition(".")[2].isdigit():
         raise Invalid("Write a domain such as “acme.com”.", field="domain")
     return name
+
+
+def plain_address(text: str) -> str:
+    """An e-mail address in ASCII, an international domain as DNS knows it; Invalid where it has no
+    such form.
+
+    Addresses are looked up without regard to case, and each database has its own idea of that:
+    PostgreSQL finds “mike” also for one that is written with a dotless i, who is somebody else.
+    """
+    local, _, domain = text.strip().rpartition("@")
+    address = f"{local}@{domain if domain.isascii() else domain_name(domain)}"
+    try:
+        validate_email(address)
+    except ValidationError:
+        address = ""
+    if not (0 < len(address) <= MAX_ADDRESS and address.isascii() and address.isprintable()):
+        raise Invalid("Enter a valid email address.", field="email")
+    return address
 
 
 @transaction.atomic

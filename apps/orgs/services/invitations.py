@@ -29,6 +29,7 @@ from apps.orgs.models import (
     User,
 )
 from apps.orgs.selectors import live_teams
+from apps.orgs.services.domains import plain_address
 from apps.orgs.services.memberships import person_with
 from apps.orgs.trail import created, note
 from apps.orgs.types import Actor, PrincipalKind
@@ -63,7 +64,7 @@ def invitation_create(
 ) -> Invited:
     """Invite an address. A new invitation of the same address ends the one before."""
     require(actor, "invitation.create", org)
-    address = email.strip().lower()
+    address = plain_address(email).lower()
     if Membership.objects.filter(org=org, user__email__iexact=address).exists():
         raise Conflict(f"{address} is already a member of this organization.")
     if not 1 <= days <= MAX_DAYS:

@@ -32,6 +32,7 @@ from apps.orgs.models import (
     UserSession,
 )
 from apps.orgs.selectors import live_admin, live_teams, strongest
+from apps.orgs.services.domains import plain_address
 from apps.orgs.services.sessions import sessions_end
 from apps.orgs.trail import note
 from apps.orgs.types import PrincipalKind
@@ -144,10 +145,11 @@ def membership_end(membership: Membership, by: Actor) -> None:
 
 def person_with(email: str, name: str = "") -> User:
     """The person with this address; one whom the platform does not know is created."""
-    user = User.objects.filter(email__iexact=email.strip()).first()
+    address = plain_address(email).lower()
+    user = User.objects.filter(email__iexact=address).first()
     if user is None:
-        user = User(email=email.strip().lower(), name=name)
-        rows.insert(user, taken=f"{email} was added by someone else at the same time.")
+        user = User(email=address, name=name)
+        rows.insert(user, taken=f"{address} was added by someone else at the same time.")
     return user
 
 

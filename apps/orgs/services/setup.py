@@ -33,6 +33,7 @@ from apps.orgs.models import (
     User,
 )
 from apps.orgs.oidc.errors import SignInError
+from apps.orgs.services.domains import plain_address
 from apps.orgs.services.identity_providers import idp_disable, idp_enable
 from apps.orgs.services.memberships import user_invite
 from apps.orgs.services.organizations import organization_create
@@ -182,7 +183,7 @@ def setup_admin_change(org: Organization, *, email: str) -> User:
     if is_finished() or admin.identities.exists():
         raise Conflict("The first admin has signed in already.")
     taken = "Another person has this address."
-    changes = rows.update(admin, {"email": email.strip().lower()}, taken=taken)
+    changes = rows.update(admin, {"email": plain_address(email).lower()}, taken=taken)
     if changes:
         record(
             actor=SETUP,

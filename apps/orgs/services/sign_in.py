@@ -30,7 +30,7 @@ from apps.orgs.models import (
 from apps.orgs.oidc.errors import SignInError
 from apps.orgs.refusals import Damper
 from apps.orgs.selectors import live_admin, live_membership
-from apps.orgs.services.domains import domain_name
+from apps.orgs.services.domains import domain_name, plain_address
 from apps.orgs.services.groups import groups_apply, groups_in, mapped
 from apps.orgs.services.identity_providers import idp_prove
 from apps.orgs.services.invitations import invitation_accept
@@ -174,7 +174,15 @@ def verified_email(claims: Mapping[str, Any]) -> str:
             "email_unverified",
             "Your identity provider has not verified your e-mail address; here it must have.",
         )
-    return email.strip()
+    try:
+        return plain_address(email)
+    except LensError:
+        raise SignInError(
+            "email_unusable",
+            "Your identity provider sends an e-mail address that cannot be used here, so nobody was"
+            " signed in. Tell your administrator.",
+            detail="the address is none, or holds letters outside ASCII",
+        ) from None
 
 
 def sign_out(user: User, org_id: Any) -> None:
