@@ -74,8 +74,8 @@ def _trusting(original: Any) -> Any:
 def _believing(original: Any) -> Any:
     """The hello is read, and the host that was allowed is believed to be in it."""
 
-    def read(wire: Any) -> Any:
-        first, name = original(wire)
+    def read(*args: Any) -> Any:
+        first, name = original(*args)
         return first, "direct.example.com" if name else name
 
     return read

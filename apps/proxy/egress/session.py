@@ -225,7 +225,7 @@ class Session(HttpProtocolHandler):
         sock = self._wire.sock
         sock.settimeout(self._limits.handshake)
         sock.sendall(_ESTABLISHED)
-        first, name = tunnel.read_hello(self._wire)
+        first, name = tunnel.read_hello(self._wire, self._limits.handshake)
         if name != authority.host:
             raise HelloError("the TLS server name differs from the CONNECT host")
         upstream, _ = self._plane.dialer.connect(
@@ -240,6 +240,8 @@ class Session(HttpProtocolHandler):
             tunnel.splice(self._wire, upstream, first, self._limits.stall, record)
         finally:
             self._line.close(upstream)
+        if self._line.dead:
+            raise LineCutError
 
 
 def _asked(head: RequestHead, inside: Authority | None) -> Asked:

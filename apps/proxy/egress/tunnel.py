@@ -6,30 +6,36 @@ No credential, no rules on methods or paths. The tunnel ends when the policy no 
 
 from __future__ import annotations
 
-import select
+import time
 from typing import TYPE_CHECKING
 
+from apps.proxy.egress import websocket
+from apps.proxy.egress.scrub import NONE
 from apps.proxy.egress.tls import hello
+from apps.proxy.egress.wire import Wire
 
 if TYPE_CHECKING:
     import socket
 
     from apps.proxy.egress.audit import Record
-    from apps.proxy.egress.wire import Wire
-
-_PIECE = 256 * 1024
 
 
-def read_hello(wire: Wire) -> tuple[bytes, str]:
-    """The first TLS record as sent, and the host it names; raises HelloError or as `Wire.some`."""
-    header = _exactly(wire, hello.RECORD_HEADER)
-    payload = _exactly(wire, hello.record_length(header))
+def read_hello(wire: Wire, seconds: float) -> tuple[bytes, str]:
+    """The first TLS record as sent, and the host it names; raises HelloError or as `Wire.some`.
+
+    No further byte is waited for when `seconds` have passed.
+    """
+    until = time.monotonic() + seconds
+    header = _exactly(wire, hello.RECORD_HEADER, until)
+    payload = _exactly(wire, hello.record_length(header), until)
     return header + payload, hello.server_name(payload)
 
 
-def _exactly(wire: Wire, count: int) -> bytes:
+def _exactly(wire: Wire, count: int, until: float) -> bytes:
     parts = bytearray()
     while len(parts) < count:
+        if time.monotonic() > until:
+            raise TimeoutError
         parts += wire.some(count - len(parts))
     return bytes(parts)
 
@@ -37,27 +43,9 @@ def _exactly(wire: Wire, count: int) -> bytes:
 def splice(
     client: Wire, upstream: socket.socket, first: bytes, idle: float, record: Record
 ) -> None:
-    """Pass bytes both ways until one side ends or `idle` seconds pass without any."""
+    """Pass bytes both ways until one side ends or `idle` seconds pass without any; OSError."""
     upstream.sendall(first)
-    record.bytes_out += len(first)
-    if client.pending:
-        early = client.some(client.pending)
-        upstream.sendall(early)
-        record.bytes_out += len(early)
-    buffer = memoryview(bytearray(_PIECE))
-    poller = select.poll()
-    poller.register(client.sock, select.POLLIN)
-    poller.register(upstream, select.POLLIN)
-    agent = client.sock.fileno()
-    while ready := poller.poll(idle * 1000):
-        for descriptor, _ in ready:
-            outward = descriptor == agent
-            source, sink = (client.sock, upstream) if outward else (upstream, client.sock)
-            count = source.recv_into(buffer)
-            if not count:
-                return
-            sink.sendall(buffer[:count])
-            if outward:
-                record.bytes_out += count
-            else:
-                record.bytes_in += count
+    try:
+        websocket.splice(client, Wire(upstream), NONE, idle, record)
+    finally:
+        record.bytes_out += len(first)

@@ -312,3 +312,33 @@ def test_an_upstream_certificate_of_nobody_is_refused(tmp_path: Path, rig: Rig) 
         agent.close()
     assert (reply.status, reply.json["error"]) == (502, "upstream_tls")
     assert rig.untouched()
+
+
+def test_a_direct_tunnel_that_was_cut_is_recorded_as_cut(rig: Rig) -> None:
+    with restored(rig), ExitStack() as stack:
+        sock = direct_tunnel(rig, stack)
+        sock.sendall(request("direct.example.com", "/echo"))
+        assert sock.recv(65536)
+        rig.apply(DomainRule("seen", "direct.example.com", Action.ALLOW))
+        assert ended(sock)
+        event = rig.egress.wait_for_event(host="direct.example.com")
+    assert (event["result"], event["reason"]) == ("failure", "cut by the platform")
+
+
+def test_both_sides_of_a_direct_tunnel_may_send_at_once(rig: Rig) -> None:
+    """An upstream reads on when its answer was taken; nobody must wait for the other for that."""
+    left = memoryview(
+        request("direct.example.com", "/bytes/20000000")
+        + request("direct.example.com", "/echo", "X-A: " + "a" * 60_000) * 300
+    )
+    count = 0
+    with ExitStack() as stack:
+        sock = direct_tunnel(rig, stack)
+        sock.settimeout(0)
+        until = time.monotonic() + 15
+        while left or count < 20_000_000:
+            assert time.monotonic() < until, (len(left), count)
+            with suppress(ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                left = left[sock.send(left[:16384]) :] if left else left
+            with suppress(ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                count += len(sock.recv(1 << 18))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -53,6 +53,19 @@ def test_a_silent_handshake_ends(rig: Rig) -> None:
         assert 1 < time.monotonic() - started < 4
     reason = "the agent did not complete its TLS handshake"
     assert rig.egress.wait_for_event(method="CONNECT", result="failure", reason=reason)
+
+
+def test_a_direct_tunnel_that_names_its_host_byte_by_byte_ends(rig: Rig) -> None:
+    with rig.agent() as agent:
+        assert agent.ask(b"CONNECT direct.example.com:443 HTTP/1.0\r\n\r\n").status == 200
+        started = time.monotonic()
+        with suppress(OSError):
+            for byte in b"\x16\x03\x01\x40\0" + b"\x01" * 100:
+                agent.send(bytes([byte]))
+                time.sleep(0.1)
+        assert 1 < time.monotonic() - started < 5
+    assert rig.egress.wait_for_event(host="direct.example.com", result="failure")
+    assert rig.untouched()
 
 
 def test_a_head_over_the_limit_is_431(rig: Rig) -> None:
