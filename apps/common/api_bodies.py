@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 from rest_framework.exceptions import ParseError
@@ -19,10 +20,12 @@ if TYPE_CHECKING:
 MAX_BODY_BYTES = 1_000_000
 JSON = "application/json"
 YAML = "application/yaml"
+# Half a letter beyond the first 65,536, as only an escape can say it.
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 class JsonParser(BaseParser):
-    """`application/json`, strict: UTF-8, no NaN, not deeper than `MAX_DEPTH`."""
+    """`application/json`, strict: UTF-8, no NaN, no half letter, not deeper than `MAX_DEPTH`."""
 
     media_type = JSON
 
@@ -38,6 +41,8 @@ class JsonParser(BaseParser):
         except (ValueError, RecursionError):
             raise ParseError("The body is not JSON.") from None
         check_depth(found)
+        if _HALF.search(text):
+            _check_whole(found)
         return found
 
 
@@ -90,6 +95,14 @@ def check_depth(value: Any) -> None:
         if not level:
             return
     raise Invalid(f"The body nests deeper than {MAX_DEPTH} levels.", code="malformed")
+
+
+def _check_whole(value: Any) -> None:
+    """A half letter cannot be stored, and an answer that repeats one cannot be sent."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ParseError("The body holds a half letter (a lone surrogate).") from None
 
 
 def _text(body: bytes) -> str:

@@ -124,6 +124,16 @@ class Key(serializers.UUIDField):
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
+class Many(serializers.ListField):
+    """A list, counted before its items are looked at: each of a million is a sentence to refuse."""
+
+    def to_internal_value(self, data: Any) -> list[Any]:
+        """The items, or an error."""
+        if self.max_length is not None and isinstance(data, list) and len(data) > self.max_length:
+            self.fail("max_length", max_length=self.max_length)
+        return super().to_internal_value(data)
+
+
 class Moment(serializers.DateTimeField):
     """A time with its offset (RFC 3339 section 5.6)."""
 

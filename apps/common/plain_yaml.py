@@ -72,6 +72,8 @@ def _build(text: str) -> Any:
             raise Invalid("Anchors and aliases are not read. Write it out.", code="malformed")
         if getattr(event, "tag", None):
             raise Invalid("Tags are not read. Write plain data.", code="malformed")
+        if isinstance(event, yaml.ScalarEvent):
+            _check_whole(event.value)
         if depth > MAX_DEPTH:
             raise Invalid(f"The body nests deeper than {MAX_DEPTH} levels.", code="malformed")
         if nodes > MAX_NODES:
@@ -80,6 +82,15 @@ def _build(text: str) -> Any:
             raise Invalid("One document at a time.", code="malformed")
     node = yaml.compose(text, Loader=_Loader)
     return None if node is None else _value(node, "")
+
+
+def _check_whole(text: str) -> None:
+    """An escape can say half a letter, which cannot be stored and not be sent in an answer."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        message = "The document holds a half letter (a lone surrogate)."
+        raise Invalid(message, code="malformed") from None
 
 
 def _value(node: Any, at: str) -> Any:

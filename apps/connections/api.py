@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rest_framework import serializers
 
-from apps.common.api_fields import Choice, Flag, Key, Slug, Strict, Text
+from apps.common.api_fields import Choice, Flag, Key, Many, Slug, Strict, Text
 from apps.connections import services
 from apps.connections.models import Credential
 from apps.connections.registry import kinds
@@ -60,8 +60,8 @@ class NewCredential(Strict):
     )
     kind = Choice(choices=kinds.names(), required=False)
     username = Text(max_length=200, required=False, allow_blank=True)
-    allowed_hosts = serializers.ListField(child=Text(max_length=255), max_length=100)
-    allowed_teams = serializers.ListField(child=Key(), required=False, max_length=500)
+    allowed_hosts = Many(child=Text(max_length=255), max_length=100)
+    allowed_teams = Many(child=Key(), required=False, max_length=500)
     allow_in_url = Flag(required=False)
 
 
@@ -71,10 +71,8 @@ class CredentialChange(Strict):
     name = Text(max_length=200, required=False)
     value = Text(max_length=MAX_VALUE, required=False, write_only=True)
     username = Text(max_length=200, required=False, allow_blank=True)
-    allowed_hosts = serializers.ListField(
-        child=Text(max_length=255), required=False, max_length=100
-    )
-    allowed_teams = serializers.ListField(child=Key(), required=False, max_length=500)
+    allowed_hosts = Many(child=Text(max_length=255), required=False, max_length=100)
+    allowed_teams = Many(child=Key(), required=False, max_length=500)
     allow_in_url = Flag(required=False)
 
 

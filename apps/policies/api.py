@@ -12,7 +12,7 @@ from rest_framework.decorators import action
 from rest_framework.response import Response
 
 from apps.common.api_bodies import JSON, YAML, JsonParser, JsonRenderer, YamlParser, YamlRenderer
-from apps.common.api_fields import Choice, Key, Number, Strict, Text, WholeNumber
+from apps.common.api_fields import Choice, Key, Many, Number, Strict, Text, WholeNumber
 from apps.common.errors import Invalid, NotFound
 from apps.orgs.access import require
 from apps.orgs.api.base import Created, Deleted, Listed, Shown
@@ -89,7 +89,7 @@ class Ask(Strict):
     tool = Text(max_length=64, required=False)
     method = Text(max_length=16, required=False, help_text="Also CONNECT and WEBSOCKET.")
     url = Text(max_length=2_000, required=False, help_text="For CONNECT: host:port.")
-    addresses = serializers.ListField(
+    addresses = Many(
         child=Text(max_length=64),
         required=False,
         max_length=16,
@@ -112,7 +112,7 @@ class Simulation(Strict):
     agent = Text(max_length=63, required=False, help_text="The slug of an agent of the team.")
     project = Key(required=False, help_text="Decides about credentials only.")
     tier = Choice(choices=sorted(TIERS), required=False)
-    requests = serializers.ListField(child=Ask(), min_length=1, max_length=MAX_QUESTIONS)
+    requests = Many(child=Ask(), min_length=1, max_length=MAX_QUESTIONS)
     draft = serializers.DictField(
         required=False, help_text="A policy document that is asked in place of the saved one."
     )

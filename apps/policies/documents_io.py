@@ -11,6 +11,7 @@ from __future__ import annotations
 import unicodedata
 from dataclasses import fields, replace
 from functools import lru_cache
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     Built = TypeVar("Built", HttpRuleDoc, ToolRuleDoc, ExpectationDoc)
 
 _SHOWN = 60
+# A document of a megabyte can have a third of a million, each with all that led to it.
+_COMPLAINTS = 100
 # Text that a rule cannot do without, even when it is the default.
 _ALWAYS = frozenset({"pattern", "action", "credential", "expect"})
 
@@ -114,7 +117,8 @@ def check_schema(obj: object) -> None:
         if any(_forbidden(letter) for letter in text):
             message = "Control characters and halves of letters cannot be stored. Remove them."
             raise Invalid(message, field=path)
-    errors = sorted(_validator().iter_errors(obj), key=lambda error: str(error.absolute_path))
+    found = islice(_validator().iter_errors(obj), _COMPLAINTS)
+    errors = sorted(found, key=lambda error: str(error.absolute_path))
     for error in errors:
         raise _told(error)
 

@@ -7,6 +7,7 @@ organization is opened. A view names its noun; `can` and the app's selector deci
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from django.conf import settings
@@ -100,11 +101,13 @@ class OrgView(ApiView):
         claim.keep(response.status_code, headers, body)
 
     def _fingerprint(self) -> str:
+        """A body of JSON counts as what it says; another one, which is long to read, as it is."""
         request = self.request
-        body = json.dumps(request.data, sort_keys=True) if request.data else ""
-        return idempotency.fingerprint_of(
-            *(text.encode() for text in (request.method or "", request.get_full_path(), body))
-        )
+        body = request.stream.getvalue() if request.stream else b""
+        with suppress(ValueError, RecursionError):
+            body = json.dumps(json.loads(body), sort_keys=True).encode()
+        about = (request.method or "", request.get_full_path())
+        return idempotency.fingerprint_of(*(text.encode() for text in about), body)
 
     # Rows.
 

@@ -8,7 +8,7 @@ from rest_framework import serializers
 from rest_framework.decorators import action
 
 from apps.common.api_etags import etag_of
-from apps.common.api_fields import Choice, Strict, Text
+from apps.common.api_fields import Choice, Many, Strict, Text
 from apps.orgs import services
 from apps.orgs.api.base import Changed, Created, Deleted, Listed, Shown
 from apps.orgs.models import IdentityProvider
@@ -68,7 +68,7 @@ class _Settings(Strict):
         allow_blank=True,
         help_text="The claim that holds groups; empty: groups are not read.",
     )
-    algorithms = serializers.ListField(
+    algorithms = Many(
         child=Choice(choices=list(KEY_TYPES)), required=False, min_length=1, max_length=20
     )
 

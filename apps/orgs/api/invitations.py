@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from django.conf import settings
 from rest_framework import serializers
 
-from apps.common.api_fields import Choice, Key, Number, Strict, Text
+from apps.common.api_fields import Choice, Key, Many, Number, Strict, Text
 from apps.orgs import services
 from apps.orgs.api.base import Created, Deleted, Listed, Shown
 from apps.orgs.models import Invitation, OrgRole
@@ -61,7 +61,7 @@ class NewInvitation(Strict):
     email = Text(max_length=254)
     name = Text(max_length=200, required=False, allow_blank=True)
     role = Choice(choices=OrgRole.choices, required=False)
-    teams = serializers.ListField(child=Key(), required=False, max_length=500)
+    teams = Many(child=Key(), required=False, max_length=500)
     days = Number(
         required=False, min_value=1, max_value=MAX_DAYS, help_text="How long the link works."
     )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rest_framework import serializers
 
-from apps.common.api_fields import Choice, Key, Strict, Text
+from apps.common.api_fields import Choice, Key, Many, Strict, Text
 from apps.orgs import services
 from apps.orgs.api.base import Changed, Created, Deleted, Listed, Shown
 from apps.orgs.models import Membership, OrgRole, User
@@ -65,7 +65,7 @@ class MembershipChange(Strict):
     """What of a membership can change."""
 
     role = Choice(choices=OrgRole.choices, required=False)
-    teams = serializers.ListField(child=Key(), required=False, max_length=500)
+    teams = Many(child=Key(), required=False, max_length=500)
 
 
 class MembershipFilters(Strict):

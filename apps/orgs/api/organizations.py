@@ -48,7 +48,7 @@ class OrganizationChange(Strict):
     time_zone = Text(
         max_length=64, required=False, help_text="A name such as Europe/Berlin, or UTC."
     )
-    allow_degraded = serializers.BooleanField(
+    allow_degraded = Flag(
         required=False,
         help_text="Whether sandboxes may be held by Landlock and seccomp alone, on a host that "
         "offers nothing better. Switching it off ends those that run.",

@@ -29,6 +29,8 @@ REFUSED = {
     "an empty key": ("? ''\n: 1", "key"),
     "a control character": ("a: \x00", "not YAML"),
     "half a surrogate": ("a: \ud800", "not YAML"),
+    "half a surrogate as an escape": (r'a: "\uD800"', "half"),
+    "half a surrogate in a key": (r'"\uD800": 1', "half"),
     "an open bracket": ("a: [1", "line 1"),
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -92,6 +93,25 @@ def test_the_order_of_keys_in_a_body_does_not_matter(admin: Api) -> None:
     admin.post("/teams", '{"slug": "new", "name": "New"}', idempotency_key="one")
     again = admin.post("/teams", '{"name":"New","slug":"new"}', idempotency_key="one")
     assert again.status_code == 201
+
+
+def test_a_body_that_its_sender_may_not_send_is_not_read(acme: World) -> None:
+    """With a key it was, before anybody was refused: two seconds for a megabyte of empty lines."""
+    agent, started = caller(acme, "agent"), time.process_time()
+    kind = {"content_type": "application/yaml", "idempotency_key": "one"}
+    for body in ("\n" * 900_000, "[" * 900_000):
+        assert code(agent.post("/policies/apply", body, **kind)) == (403, "denied")
+    assert time.process_time() - started < 1
+
+
+def test_documents_are_compared_as_they_are(admin: Api) -> None:
+    kind = {"content_type": "application/yaml", "idempotency_key": "one"}
+    text = "kind: ceiling\nname: Acme\n"
+    first = admin.post("/policies/apply", text, **kind)
+    assert first.status_code == 200
+    again = admin.post("/policies/apply", text, **kind)
+    assert (again.content, again["Idempotency-Replayed"]) == (first.content, "true")
+    assert code(admin.post("/policies/apply", f"{text}\n", **kind)) == (422, "key_reused")
 
 
 def test_a_key_belongs_to_its_principal(acme: World, admin: Api) -> None:
