@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import socket
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,12 @@ if TYPE_CHECKING:
     from apps.proxy.egress.config import EgressConfig
     from apps.proxy.egress.inject import Injected
 
+    Ready = dict[tuple[str, str], tuple[Injected, float]]
+
 MOST_SECONDS = 60.0
+# Credentials in memory at a time: under a wildcard an agent makes up as many hosts as it likes.
+MOST_KNOWN = 64
+_SWEEP_SECONDS = 1.0
 _ANSWER_BYTES = 64 * 1024
 _CODE = re.compile(r"[a-z0-9_]{1,64}")
 
@@ -43,7 +49,9 @@ class Broker:
 
     def __init__(self, config: EgressConfig) -> None:
         self._config = config
-        self._ready: dict[tuple[str, str], tuple[Injected, float]] = {}
+        self._ready: Ready = {}
+        self._lock = threading.Lock()
+        self._sweeping = False
 
     def credential(
         self, binding: Binding, host: str, before_waiting: Callable[[], object] = bool
@@ -58,17 +66,48 @@ class Broker:
         known = ready.get(key)
         if known and known[1] > time.monotonic():
             return known[0]
-        ready.pop(key, None)
         before_waiting()
         value, seconds = self._ask(binding.credential_id, host)
         injected = render(binding, value)
         # Into the memory we looked into: an answer to a question from before `forget` is not kept.
-        ready[key] = (injected, time.monotonic() + min(seconds, MOST_SECONDS))
+        self._keep(ready, key, injected, min(MOST_SECONDS, seconds))
         return injected
 
     def forget(self) -> None:
         """Drop every credential: the policy changed. Never waits for a question under way."""
-        self._ready = {}
+        with self._lock:
+            self._ready = {}
+
+    def _keep(self, ready: Ready, key: tuple[str, str], injected: Injected, seconds: float) -> None:
+        """Remember it, and see to it that it is gone in time though nobody asks for it again."""
+        with self._lock:
+            if ready is not self._ready:
+                return
+            if len(ready) >= MOST_KNOWN:
+                ready.clear()
+            ready[key] = (injected, time.monotonic() + seconds)
+            if not self._sweeping:
+                try:
+                    threading.Thread(target=self._sweep, daemon=True).start()
+                except RuntimeError:  # no thread to be had
+                    ready.clear()
+                    return
+                self._sweeping = True
+
+    def _sweep(self) -> None:
+        """Drop what is too old, as long as there is something."""
+        while wait := self._swept():
+            time.sleep(wait)
+
+    def _swept(self) -> float:
+        """Drop what is too old; how long to wait for the next look, 0 when nothing is left."""
+        with self._lock:
+            now = time.monotonic()
+            for key in [key for key, (_, until) in self._ready.items() if until <= now]:
+                del self._ready[key]
+            first = min((until - now for _, until in self._ready.values()), default=0.0)
+            self._sweeping = bool(self._ready)
+        return min(first, _SWEEP_SECONDS)
 
     def _ask(self, credential_id: str, host: str) -> tuple[str, float]:
         try:

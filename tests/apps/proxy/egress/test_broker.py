@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -9,8 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from apps.policies.types import Binding, Injection
-from apps.proxy.egress.broker import MOST_SECONDS, Broker, BrokerRefusedError
+from apps.proxy.egress.broker import MOST_KNOWN, MOST_SECONDS, Broker, BrokerRefusedError
 from apps.proxy.egress.config import EgressConfig
+from apps.proxy.egress.inject import Injected
 from tests.twins.egress import TOKEN, BrokerTwin
 
 if TYPE_CHECKING:
@@ -81,3 +83,36 @@ def test_each_binding_and_host_is_asked_about(rig: Rig) -> None:
     rig.client.credential(replace(BINDING, id="b2"), HOST)
     hosts = [question["host"] for question in rig.twin.asked]
     assert hosts == [HOST, "other.example.com", HOST]
+
+
+def held(value: str) -> bool:
+    """Whether the memory of this process holds a credential with this value."""
+    return any(isinstance(one, Injected) and value in one.line for one in gc.get_objects())
+
+
+def test_nothing_stays_in_memory_that_nobody_asks_for_again(tmp_path: Path) -> None:
+    twin = BrokerTwin(tmp_path / "broker.sock")
+    twin.values["cred"], twin.ttl = "value-of-a-moment", 1
+    client = Broker(EgressConfig("sb", TOKEN, twin.path, tmp_path, {}))
+    for host in (HOST, "other.example.com"):
+        client.credential(BINDING, host)
+    assert held("value-of-a-moment")
+    until = time.monotonic() + 10
+    while held("value-of-a-moment"):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    client.credential(BINDING, HOST)
+    assert len(twin.asked) == 3
+    twin.close()
+
+
+def test_many_hosts_do_not_fill_the_memory(tmp_path: Path) -> None:
+    """Under a wildcard an agent makes up as many hosts as it likes."""
+    twin = BrokerTwin(tmp_path / "broker.sock")
+    twin.values["cred"] = "value-for-many-hosts"
+    client = Broker(EgressConfig("sb", TOKEN, twin.path, tmp_path, {}))
+    for number in range(2 * MOST_KNOWN):
+        client.credential(BINDING, f"h{number}.example.com")
+    found = [one for one in gc.get_objects() if isinstance(one, Injected)]
+    assert sum("value-for-many-hosts" in one.line for one in found) <= MOST_KNOWN
+    twin.close()
