@@ -135,6 +135,7 @@ def operator_access(request: HttpRequest) -> BreakGlass | None:
 
 def begin_setup(request: HttpRequest, link: SetupLink) -> None:
     """A set-up session: it belongs to no person and ends after an hour."""
+    end(request, by="set-up")
     request.session.flush()
     request.session[SETUP_UNTIL] = int(time.time()) + SETUP_SECONDS
     request.session[RECOVERED] = str(link.org_id or "")

@@ -21,7 +21,7 @@ from apps.audit.models import Result, Surface
 from apps.audit.services import record
 from apps.common import clock, ids, rows
 from apps.common.errors import Conflict, Denied, Invalid
-from apps.common.tenancy import scope
+from apps.common.tenancy import edge, scope
 from apps.orgs import lookups
 from apps.orgs.events import SignInAction
 from apps.orgs.models import (
@@ -111,14 +111,14 @@ def setup_link_use(token: str) -> SetupLink:
     """Take the link, once. Raises Denied with one sentence for every way in which it is wrong."""
     digest = ids.token_hash(token)
     # Of no organization in a first set-up; and so is what is noted of a link that is none.
-    with scope(lookups.SETUP_LINK.id(digest)):
+    with edge(), scope(lookups.SETUP_LINK.id(digest)):
         link = _take(digest)
         if link is None:
             _note(SignInAction.SETUP_LINK_REFUSE, None, result=Result.DENIED)
     if link is None:
         raise Denied(
             "This link is not valid: it was used already, is older than 15 minutes, or is not"
-            " complete. Run `manage.py bootstrap` for a new one.",
+            " complete. Run `manage.py bootstrap` for a new one, or `manage.py recover_sign_in`.",
             code="setup_link_refused",
         )
     return link

@@ -410,6 +410,26 @@ def test_recovery_brings_an_admin_in_through_a_new_provider(
     assert "contract ended" in page
 
 
+def test_recovery_link_is_taken_by_its_page(
+    tenants: list[Tenant], admin: Client, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The page hands the token over by its form, also where others can sign in already, and in a
+    browser that is signed in."""
+    call_command("recover_sign_in", "--org", "acme", "--reason", REASON)
+    link = capsys.readouterr().out.strip()
+    page = admin.get("/setup/").content.decode()
+    assert 'action="/setup/open/"' in page
+    assert "orgs/setup.js" in page
+    other = factories.globex()
+    call_command("recover_sign_in", "--org", other.org.slug, "--reason", REASON)
+    for wrong in ("lnsu_unknown", ""):
+        assert admin.post("/setup/open/", {"token": wrong}).status_code == 403
+    theirs = capsys.readouterr().out.strip()
+    assert admin.post("/setup/open/", {"token": theirs}).headers["Location"] == "/setup/sign-in/"
+    assert not signed_in(admin)
+    assert Client().post("/setup/open/", {"token": link}).status_code == 302
+
+
 def test_recovery_makes_nobody_admin(
     tenants: list[Tenant], capsys: pytest.CaptureFixture[str]
 ) -> None:
