@@ -140,6 +140,7 @@ def _clear(answers: socket.socket, spec: Spec) -> None:
     try:
         if not spec.rootless:
             tree.kill_user(spec.identity)
+            tree.await_end(spec.uid)
             tree.become(spec.identity, syscalls.ALL_CAPABILITIES)
         for folder in (spec.places.workspace, spec.places.tmp):
             with contextlib.suppress(FileNotFoundError):

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _ROUNDS = 200
 _ROUND_SECONDS = 0.002
+_END_SECONDS = 5.0
+_ASKED = (b"State:", b"Uid:")
 
 
 class StillRootError(Exception):
@@ -92,22 +94,38 @@ def _strike(identity: Identity) -> NoReturn:
 
 def _kill_found(uid: int) -> None:
     """SIGKILL to each process of the user, one by one."""
-    for place in Path("/proc").iterdir():
-        if place.name.isdigit():
-            with contextlib.suppress(OSError):
-                handle = os.pidfd_open(int(place.name))
-                try:
-                    # Read while we hold it, so that it is not another process's by now. Not from
-                    # the owner of the folder, which is root for one that is not dumpable.
-                    if _real_user(place / "status") == uid:
-                        signal.pidfd_send_signal(handle, signal.SIGKILL)
-                finally:
-                    os.close(handle)
+    for pid in _numbers():
+        with contextlib.suppress(OSError):
+            handle = os.pidfd_open(pid)
+            try:
+                # Read while we hold it, so that it is not another process's by now.
+                if _runs_as(pid, uid):
+                    signal.pidfd_send_signal(handle, signal.SIGKILL)
+            finally:
+                os.close(handle)
 
 
-def _real_user(status: Path) -> int:
-    with status.open("rb") as file:  # the name, in an earlier line, may hold any byte but a newline
-        return next(int(line.split()[1]) for line in file if line.startswith(b"Uid:"))
+def await_end(uid: int) -> None:
+    """Until none of the user's processes, to each of which SIGKILL was sent, can do anything any
+    more: one that is in the kernel first ends what it does there. Raises OSError after seconds."""
+    until = time.monotonic() + _END_SECONDS
+    while any(_runs_as(pid, uid) for pid in _numbers()):
+        if time.monotonic() > until:
+            raise OSError(errno.EBUSY, "the processes of a sandbox's user do not end")
+        time.sleep(_ROUND_SECONDS)
+
+
+def _runs_as(pid: int, uid: int) -> bool:
+    """Whether it is no zombie and the user's. Not by the owner of its folder in /proc, which is
+    root for one that is not dumpable."""
+    with contextlib.suppress(OSError), Path(f"/proc/{pid}/status").open("rb") as file:
+        found = dict(line.split(None, 2)[:2] for line in file if line.startswith(_ASKED))
+        return int(found[b"Uid:"]) == uid and found[b"State:"] not in b"ZX"
+    return False
+
+
+def _numbers() -> list[int]:
+    return [int(place.name) for place in Path("/proc").iterdir() if place.name.isdigit()]
 
 
 def kill_descendants(root: int) -> None:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import socket
 import subprocess
 import time
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from apps.sandboxes.harness import confine, tree
 from apps.sandboxes.harness.confine import Identity
 from tests.apps.sandboxes.harness.conftest import cannot
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def test_emptying_knows_no_mode_name_or_depth(tmp_path: Path) -> None:
@@ -88,7 +90,10 @@ def test_a_user_is_ended_and_nobody_else() -> None:
         subprocess.Popen(["/bin/sh", "-c", "sleep 60 & wait"], user=user, group=user)
         for user in (uid, uid + 20_000)
     )
+    assert tree._runs_as(own.pid, uid)
+    assert not tree._runs_as(other.pid, uid)
     tree.kill_user(Identity(uid, uid, drop_user=True))
+    tree.await_end(uid)
     assert own.wait(5) == -signal.SIGKILL
     assert other.poll() is None
     tree.kill_user(Identity(uid + 20_000, uid + 20_000, drop_user=True))
@@ -106,9 +111,9 @@ def test_nothing_is_done_in_the_name_of_root(
         broken.setattr(confine, "become", lambda *_: None)
         with pytest.raises(tree.StillRootError):
             tree.become(identity, ())
-    for name in ("setresuid", "setgroups"):
+    for name, wrong in (("setresuid", lambda *_: None), ("setgroups", lambda *_: 1 / 0)):
         with monkeypatch.context() as broken:
-            broken.setattr(os, name, lambda *_: None if name == "setresuid" else 1 / 0)
+            broken.setattr(os, name, wrong)
             with pytest.raises(tree.StillRootError):
                 tree.kill_user(identity)
     with pytest.raises(tree.StillRootError):
@@ -140,18 +145,6 @@ def run_away():
 """
 
 
-def running_as(uid: int) -> list[str]:
-    """The processes of a user that are no zombies."""
-    found = []
-    for place in Path("/proc").iterdir():
-        if place.name.isdigit():
-            with contextlib.suppress(OSError):
-                told = (place / "status").read_text()
-                if f"\nUid:\t{uid}\t" in told and "\nState:\tZ" not in told:
-                    found.append(place.name)
-    return found
-
-
 @pytest.mark.parametrize("fighter", FIGHTERS)
 def test_a_user_that_fights_back_is_ended(fighter: str) -> None:
     """Who ends a user's processes is one of them for a moment, and they may end it first."""
@@ -159,7 +152,7 @@ def test_a_user_that_fights_back_is_ended(fighter: str) -> None:
         cannot("processes of other users need root")
     uid = 1_970_000 + os.getpid() % 10_000
     for _ in range(5):
-        started = subprocess.Popen(
+        started = subprocess.Popen(  # noqa: S603  constants
             ["/usr/bin/python3", "-I", "-c", FIGHT + FIGHTERS[fighter]],
             user=uid, group=uid, stdout=subprocess.PIPE,
         )  # fmt: skip
@@ -167,7 +160,8 @@ def test_a_user_that_fights_back_is_ended(fighter: str) -> None:
         assert started.stdout.readline() == b"ready\n"
         try:
             tree.kill_user(Identity(uid, uid, drop_user=True))
-            assert running_as(uid) == []
+            tree.await_end(uid)
+            assert not tree._runs_as(started.pid, uid)
         finally:
             started.kill()
             started.stdout.close()
