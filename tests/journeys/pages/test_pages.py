@@ -25,12 +25,14 @@ from apps.audit.services import record
 from tests import factories
 from tests.apps.admin_support import browser as signed_in
 from tests.apps.admin_support import registered
-from tests.apps.common.test_admin import furnished, pages, rows_of
+from tests.apps.common.test_admin import furnished, rows_of
+from tests.contracts.test_walk import addresses
 from tests.journeys.sso.chromium import Chromium, program
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from django.http import HttpResponse
     from pytest_django.live_server_helper import LiveServer
 
     from tests.factories import World
@@ -63,9 +65,18 @@ PUBLIC = ("/login/", "/login/acme/", "/login/nobody/", "/invitation/", "/setup/"
 
 
 def visited(world: World) -> list[str]:
-    """The pages to open: all, or every seventh in a smoke run."""
+    """The pages to open: every address that shows an admin one, or every seventh in a smoke run."""
     smoke = os.environ.get("LENS_TEST_SMOKE") == "1"  # noqa: TID251  the test run's own switch
-    return pages(world)[:: 7 if smoke else 1]
+    admin = signed_in(world.admin)
+    decided = AuditEvent.objects.filter(org=world.org.pk).order_by("pk").last()
+    assert decided
+    found = [path for path in addresses(world) if _is_page(admin.get(path))]
+    return [*found, f"/explain/{decided.pk}"][:: 7 if smoke else 1]
+
+
+def _is_page(response: HttpResponse) -> bool:
+    """Whether it is a whole page; the admin's search answers with a part of one."""
+    return response.status_code == 200 and b"</html>" in response.content
 
 
 def poison(world: World, shift: int) -> int:
@@ -165,11 +176,37 @@ def _ours(url: str, base: str) -> bool:
 
 def test_every_page_is_accessible(live_server: LiveServer, tab: Chromium, world: World) -> None:
     found = {}
-    for path in [*visited(world), *PUBLIC]:
+    for path in (*visited(world), "/no/such/page"):
         tab.open(live_server.url + path)
         if problems := judge(tab):
             found[path] = problems
+    tab.call("Network.clearBrowserCookies")
+    for path in PUBLIC:
+        tab.open(live_server.url + path)
+        assert tab.url == live_server.url + path
+        if problems := judge(tab):
+            found[path] = problems
     assert not found
+
+
+def test_an_operation_that_is_opened_is_accessible(
+    live_server: LiveServer, tab: Chromium, world: World
+) -> None:
+    """On the page of the REST API: one with a body, ready to be tried."""
+    tab.open(f"{live_server.url}/api/v1/docs")
+    for click in ("#operations-agents-agents_create .opblock-summary-control", ".try-out__btn"):
+        script = f"""new Promise(done => {{
+          const look = () => {{
+            const found = document.querySelector("{click}");
+            if (found) {{ found.click(); setTimeout(() => done(true), 200); }}
+            else setTimeout(look, 50);
+          }};
+          look();
+        }})"""
+        tab.call("Runtime.evaluate", expression=script, awaitPromise=True)
+    shown = "document.querySelectorAll('.body-param textarea').length"
+    assert tab.call("Runtime.evaluate", expression=shown)["result"]["value"] == 1
+    assert not judge(tab)
 
 
 def test_the_judge_bites(live_server: LiveServer, tab: Chromium) -> None:
