@@ -7,7 +7,7 @@ strictest answer wins there. For every request
 1. the answer is as strict as before or stricter (deny, ask, allow); `direct` is compared with deny
    and itself only, since read traffic may carry a credential and plain HTTP, and tunnelled may not;
 2. the credential that is injected is the same, or none;
-3. the agent's own credential is removed where it was.
+3. the agent's own credential is removed where it was, or replaced by one that is bound.
 
 Hosts are compared exactly: rules tell hosts apart only by their patterns, so one host for each
 pattern (of those that no narrower pattern takes) stands for all of them. Paths and tool names are
@@ -27,11 +27,13 @@ from apps.policies.core.globs import match_name, parse_path_glob
 from apps.policies.core.hidden import domain_name, tool_name
 from apps.policies.core.languages import Glob, TooIntricateError, name_glob, readings
 from apps.policies.types import (
+    IN_URL,
     STRICTNESS,
     WEBSOCKET,
     Action,
     AgentCredentials,
     Binding,
+    Injection,
     LayerKind,
 )
 
@@ -46,6 +48,7 @@ _ANYWHERE = parse_path_glob("/**")
 _KEEPING = {AgentCredentials.KEEP: 0, AgentCredentials.DEFAULT: 1, AgentCredentials.STRIP: 2}
 # A tunnel of one layer is read when another layer says so.
 _OPEN = (Action.ALLOW, Action.DIRECT)
+_AUTHORIZATION = "Authorization"  # goes wherever the agent's own credential is removed
 _INTRICATE = "its patterns are too intricate to compare"
 
 Answers = tuple[tuple[Glob, Action], ...]
@@ -296,10 +299,25 @@ def _unbound(
     for other in later:
         if overlaps(parse_pattern(other.pattern), pattern):
             return f"requests may get {other.credential_name} instead"
-    if any(covers(parse_pattern(other.pattern), pattern) for other in kept):
-        return ""
+    # Of another credential it is not known here that every project has it.
+    mates = [other for other in kept if other.credential_id == gone.credential_id]
+    bound = any(covers(parse_pattern(other.pattern), pattern) for other in mates)
+    replaced = _replaced(gone)
     for entry in new.domains or ():
-        default = entry.rule.agent_credentials is AgentCredentials.DEFAULT
-        if default and entry.best in _OPEN and overlaps(entry.pattern, pattern):
-            return f"the agent's own credential is no longer removed under `{entry.rule.pattern}`"
+        if entry.best not in _OPEN or not overlaps(entry.pattern, pattern):
+            continue
+        said, where = entry.rule.agent_credentials, f"under `{entry.rule.pattern}`"
+        if said is AgentCredentials.DEFAULT and not bound:
+            return f"the agent's own credential is no longer removed {where}"
+        if replaced and (replaced != _AUTHORIZATION or said is AgentCredentials.KEEP):
+            return f"the agent's own `{replaced}` is no longer replaced {where}"
     return ""
+
+
+def _replaced(binding: Binding) -> str:
+    """The header or parameter of the agent that gives way to the credential; "" for none."""
+    if binding.injection is Injection.HEADER:
+        return binding.header
+    if binding.injection in IN_URL:
+        return binding.parameter if binding.injection is Injection.QUERY else ""
+    return _AUTHORIZATION

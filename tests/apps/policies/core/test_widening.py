@@ -170,7 +170,8 @@ def gains(before: Decision, after: Decision) -> bool:
     if after.binding is not None:
         return before.binding is None or content(after.binding) != content(before.binding)
     both = after.action is before.action is Action.ALLOW
-    return both and before.strip_credentials > after.strip_credentials
+    taken = before.strip_credentials or before.binding is not None
+    return both and taken and not after.strip_credentials
 
 
 def content(binding: Binding) -> Binding:
@@ -226,6 +227,7 @@ def get(path: str | None, action: Action = Action.ALLOW, method: str = "GET") ->
 DENY, ASK, ALLOW, DIRECT = Action.DENY, Action.ASK, Action.ALLOW, Action.DIRECT
 BINDING = Binding("b", "c", "GitHub", "api.x", Injection.BEARER, ("api.x",))
 OTHER = replace(BINDING, id="o", credential_id="d", credential_name="Other", pattern="*.x")
+SAME = replace(BINDING, id="s", pattern="*.x")
 
 NARROWER = {
     "the same": (team(rule("a.x")), team(rule("a.x"))),
@@ -333,7 +335,8 @@ def test_wider(name: str) -> None:
         ((BINDING,), (replace(BINDING, method="POST"),), "is new"),
         ((BINDING, OTHER), (OTHER, BINDING), "is new"),
         ((BINDING, OTHER), (OTHER,), "Other instead"),
-        ((OTHER, BINDING), (OTHER,), ""),
+        ((OTHER, BINDING), (OTHER,), "own credential"),  # it may be another project's
+        ((SAME, BINDING), (SAME,), ""),
         ((BINDING,), (), "own credential"),
     ],
 )
@@ -347,6 +350,31 @@ def test_bindings(before: tuple[Binding, ...], after: tuple[Binding, ...], says:
 def test_a_binding_goes_where_the_own_credential_is_taken_off_anyway() -> None:
     document = team(replace(rule("*.x"), agent_credentials=AgentCredentials.STRIP))
     assert widenings(document, document, bindings=((BINDING,), ())) == []
+
+
+TOKEN = replace(BINDING, injection=Injection.HEADER, header="X-Tok", template="{value}")
+KEY = replace(BINDING, injection=Injection.QUERY, parameter="key")
+
+
+@pytest.mark.parametrize(
+    ("said", "gone", "says"),
+    [
+        (AgentCredentials.KEEP, BINDING, "`Authorization`"),
+        (AgentCredentials.KEEP, TOKEN, "`X-Tok`"),
+        (AgentCredentials.STRIP, TOKEN, "`X-Tok`"),
+        (AgentCredentials.DEFAULT, TOKEN, "`X-Tok`"),
+        (AgentCredentials.DEFAULT, KEY, "`key`"),
+        (AgentCredentials.DEFAULT, BINDING, ""),
+    ],
+)
+def test_a_binding_also_keeps_back_what_it_puts_in_its_place(
+    said: AgentCredentials, gone: Binding, says: str
+) -> None:
+    """The agent's own value of that header or parameter, which nothing else takes off."""
+    document = team(replace(rule("*.x"), agent_credentials=said))
+    found = widenings(document, document, bindings=((SAME, gone), (SAME,)))
+    assert bool(found) is bool(says)
+    assert not found or says in found[0].message
 
 
 def test_a_first_ceiling_over_a_tunnel_to_a_host_with_a_credential() -> None:
