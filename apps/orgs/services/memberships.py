@@ -53,6 +53,7 @@ def user_invite(
     The name of a known person stays: it is not this organization's to change.
     """
     require(actor, "membership.create", org)
+    lock_organization(org.pk)  # its caller may go on with `membership_update`
     user = person_with(email, name)
     membership = Membership(org=org, user=user, role=role, manual_role=role)
     membership.expires_at = manual_end(org, actor)

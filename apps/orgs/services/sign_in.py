@@ -34,7 +34,7 @@ from apps.orgs.services.domains import domain_name, plain_address
 from apps.orgs.services.groups import groups_apply, groups_in, mapped
 from apps.orgs.services.identity_providers import idp_prove
 from apps.orgs.services.invitations import invitation_accept
-from apps.orgs.services.memberships import person_with
+from apps.orgs.services.memberships import lock_organization, person_with
 from apps.orgs.types import SYSTEM, Actor, PrincipalKind
 
 if TYPE_CHECKING:
@@ -70,6 +70,12 @@ def _decide(
     given: list[GroupMapping],
     invitation_id: str,
 ) -> User | SignInError:
+    lock_organization(idp.org_id)  # before anything that bumps the Revision
+    if not IdentityProvider.objects.filter(pk=idp.pk, working_at__isnull=False).exists():
+        raise SignInError(
+            "provider_disabled",
+            "This identity provider is not in use any more. Start again at the sign-in page.",
+        )
     identity = _identity(idp, claims)
     user = identity.user if identity else _newcomer(idp, claims, email, given, invitation_id)
     if user is None:

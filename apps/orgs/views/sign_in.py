@@ -20,7 +20,7 @@ from django.views.decorators.http import require_http_methods
 from django.views.generic import View
 from mozilla_django_oidc.views import OIDCAuthenticationCallbackView, OIDCAuthenticationRequestView
 
-from apps.common.errors import Denied, Invalid
+from apps.common.errors import Denied, Invalid, LensError
 from apps.common.tenancy import edge, scope
 from apps.orgs import lookups, session
 from apps.orgs.access import can, require
@@ -216,11 +216,23 @@ class ArrivalView(OIDCAuthenticationCallbackView):
             self._check_tester(request)
             request.oidc_flow = known  # type: ignore[attr-defined]  # for the backend
             with edge(), scope(known.idp.org_id):
-                return super().get(request)  # type: ignore[no-any-return]  # an untyped library
+                return self._arrive(request)
         except SignInError as refusal:
             if known is None:
                 return refused(request, refusal, None)
             return refused(request, refusal, known.idp, known.purpose)
+
+    def _arrive(self, request: HttpRequest) -> HttpResponse:
+        """What a service refuses, such as to whom another was quicker, is a refused sign-in."""
+        try:
+            return super().get(request)  # type: ignore[no-any-return]  # an untyped library
+        except LensError as error:
+            raise SignInError(
+                "not_completed",
+                "The sign-in could not be completed, so nobody was signed in. Try again; if it"
+                " happens again, tell your administrator.",
+                detail=error.message,
+            ) from None
 
     def login_success(self) -> HttpResponse:
         """A new session, and on to where the person wanted to go."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from apps.common.errors import Invalid
-from apps.orgs import services
-from apps.orgs.models import Identity, User
+from apps.common import rows
+from apps.common.errors import Conflict, Invalid
+from apps.orgs import revision, services
+from apps.orgs.models import Identity, Membership, Organization, User
 from apps.orgs.services.domains import plain_address
 from apps.orgs.types import SYSTEM
 from tests.apps.orgs.providers import Tenant, signed_in, tenant, twins
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from django.test import Client
+
+    from apps.common.tenancy import Row
 
 pytestmark = [pytest.mark.database, pytest.mark.django_db]
 ANA = "ana@acme.test"
@@ -88,3 +91,67 @@ def test_addresses_are_kept_in_one_form(acme: Tenant) -> None:
         acme.invite("m\u0131ke@acme.test")
     with pytest.raises(Invalid):
         services.invitation_create(acme.org, email="m\u0131ke@acme.test", actor=SYSTEM)
+
+
+# ---- at the same moment
+
+
+@pytest.mark.parametrize("kind", [User, Membership, Identity])
+def test_who_is_overtaken_gets_a_page_and_leaves_nothing_behind(
+    by_group: Tenant, client: Client, monkeypatch: pytest.MonkeyPatch, kind: type[Row]
+) -> None:
+    """Two first sign-ins of one person: the database refuses the slower one's row."""
+    insert = rows.insert
+
+    def overtaken(row: Row, *, taken: str) -> Row:
+        if isinstance(row, kind):
+            raise Conflict(taken)
+        return insert(row, taken=taken)
+
+    monkeypatch.setattr(rows, "insert", overtaken)
+    by_group.knows("new", "new@acme.test", groups=["devs"])
+    page = by_group.sign_in(client)
+    assert page.status_code == 403
+    assert b"could not be completed" in page.content
+    assert not signed_in(client)
+    assert not User.objects.filter(email="new@acme.test").exists()
+    assert not Identity.objects.exists()
+
+
+def test_provider_taken_out_of_use_brings_nobody_in_who_was_under_way(
+    acme: Tenant, client: Client
+) -> None:
+    url = acme.twin.authorize(acme.leave(client))
+    services.idp_disable(acme.idp, actor=SYSTEM)
+    assert acme.arrive(client, url).status_code == 403
+    assert not Identity.objects.exists()
+
+
+@pytest.mark.parametrize("way", ["sign in", "invite"])
+def test_organization_is_locked_before_the_revision_is_bumped(
+    acme: Tenant, client: Client, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """The other way round, two changes of one organization wait for each other for ever."""
+    invited = services.invitation_create(acme.org, email="guest@acme.test", actor=SYSTEM)
+    client.post("/invitation/open/", {"token": invited.token})
+    acme.knows("guest-sub", "guest@acme.test")
+    order: list[str] = []
+    lock, bump = Organization.objects.select_for_update, revision.bump
+
+    def locking(**more: Any) -> Any:
+        order.append("organization")
+        return lock(**more)
+
+    def bumping() -> None:
+        order.append("revision")
+        bump()
+
+    monkeypatch.setattr(Organization.objects, "select_for_update", locking)
+    monkeypatch.setattr(revision, "bump", bumping)
+    if way == "sign in":
+        acme.sign_in(client)
+        assert signed_in(client)
+    else:
+        acme.invite("other@acme.test")
+    assert order[0] == "organization"
+    assert "revision" in order
