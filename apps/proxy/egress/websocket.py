@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import select
 import ssl
+import time
 from typing import TYPE_CHECKING
 
 from apps.proxy.egress import framed
@@ -36,8 +37,8 @@ _ACCEPT = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _KEY_BYTES = 16
 # More than a TLS record, so that no decrypted byte waits where `poll` does not see it.
 _PIECE = 64 * 1024
-# How long bytes that look like the beginning of a secret wait for more.
-_HELD_MS = 50
+# How long bytes that look like the beginning of a secret wait for more, whatever else comes.
+_HELD_SECONDS = 0.05
 
 
 def key_of(head: RequestHead) -> str:
@@ -92,7 +93,7 @@ def _refuse(reason: str) -> NoReturn:
 class _Way:
     """One direction: at most one piece is held, and nothing is read while it is."""
 
-    __slots__ = ("_buffer", "_scrubber", "count", "ended", "held", "sink", "source")
+    __slots__ = ("_buffer", "_due", "_scrubber", "count", "ended", "held", "sink", "source")
 
     def __init__(self, source: Wire, sink: Wire, needles: Needles) -> None:
         self.source = source.sock
@@ -100,15 +101,20 @@ class _Way:
         self.count = 0
         self.ended = False
         self._scrubber = framed.FrameScrubber(needles) if needles else None
+        self._due = 0.0
         self._buffer = memoryview(bytearray(_PIECE))
         self.held = memoryview(b"")
         if source.pending:
             self._take(source.some(source.pending))
 
-    @property
-    def waiting(self) -> bool:
-        """Whether there is nothing to pass on but what the scrubber keeps back."""
-        return not self.held and self._scrubber is not None and self._scrubber.holds
+    def wait(self) -> float | None:
+        """How many seconds more the scrubber may keep back all there is; None when it does not."""
+        if self.held or self._scrubber is None or not self._scrubber.holds:
+            self._due = 0.0
+            return None
+        now = time.monotonic()
+        self._due = self._due or now + _HELD_SECONDS
+        return max(0.0, self._due - now)
 
     def read(self) -> None:
         """Take one piece, if there is one."""
@@ -160,9 +166,12 @@ def _turn(out: _Way, back: _Way, idle: float) -> bool:
     ways = (out, back)
     if any(way.ended and not way.held for way in ways):
         return False
-    ready = _ready(ways, _HELD_MS if back.waiting else idle * 1000)
-    if not ready and back.waiting:
+    wait = back.wait()
+    if wait == 0:
         back.let_go()
+        return True
+    ready = _ready(ways, (idle if wait is None else wait) * 1000)
+    if not ready and wait is not None:
         return True
     for way in ways:
         if way.held and ready.get(way.sink.fileno(), 0) & select.POLLOUT:
