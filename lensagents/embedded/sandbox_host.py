@@ -56,7 +56,6 @@ class SandboxHost:
 
     def __init__(self, checkout: Path) -> None:
         self._checkout = checkout
-        self._memory = -1
         self._process: subprocess.Popen[bytes] | None = None
         self._answered = False
 
@@ -64,22 +63,25 @@ class SandboxHost:
         """Exec sandboxd with this configuration; a failure is logged, never raised.
 
         It is handed over in memory: the data folder belongs to the user whom root becomes, and what
-        that user could change or link elsewhere must not tell root what to do. It closes what it
-        inherits before it reads, so it reads ours.
+        that user could change or link elsewhere must not tell root what to do. It inherits the
+        file: root of a container may not read ours, once we are another user.
         """
-        self._memory = os.memfd_create("sandboxd.json")
-        path = f"/proc/{os.getpid()}/fd/{self._memory}"
+        memory = os.memfd_create("sandboxd.json")
+        path = f"/proc/self/fd/{memory}"
         try:
-            os.write(self._memory, json.dumps(config).encode())
+            os.write(memory, json.dumps(config).encode())
             self._process = subprocess.Popen(  # noqa: S603  our own interpreter and module
                 [sys.executable, "-m", MODULE, "--config", path],
                 stdin=subprocess.PIPE,
                 env=CLEAN_ENVIRONMENT,
                 cwd=self._checkout,
+                pass_fds=(memory,),
                 start_new_session=True,
             )
         except OSError as error:
             logger.warning("the sandbox service could not be started: %s", error.strerror)
+        finally:
+            os.close(memory)
 
     def running(self) -> bool:
         """Whether the process lives."""
@@ -117,7 +119,6 @@ class SandboxHost:
         process, self._process = self._process, None
         if process is None or process.stdin is None:
             return
-        os.close(self._memory)
         process.stdin.close()
         try:
             process.wait(STOP_SECONDS)

@@ -2,7 +2,7 @@
 
     python -m apps.sandboxes.harness.sandboxd --config FILE
 
-Order at the start: clean up what was inherited, read the configuration, fork the two fork servers
+Order at the start: read the configuration, clean up what was inherited, fork the two fork servers
 (before any thread), find out what this host can isolate with, then serve. It never parses what an
 agent wrote, never holds the platform's master key, and outlives a restart of the web process.
 SIGTERM or SIGINT end every sandbox, then it. If it dies by any other way, its sockets close, on
@@ -37,11 +37,11 @@ def main() -> int:
 
 
 def configured() -> Config | None:
-    """What the arguments say, in a process that has let go of all that it inherited."""
+    """What the arguments say, in a process that has let go of all that it inherited (which may
+    include the file itself)."""
     parser = argparse.ArgumentParser(description="Builds and runs the sandboxes of this host.")
     parser.add_argument("--config", required=True, type=Path, help="see docs/sandbox.md")
     path = parser.parse_args().config
-    syscalls.close_all_but({0, 1, 2})
     config.clean_environment()
     os.umask(0o077)
     try:
@@ -49,6 +49,8 @@ def configured() -> Config | None:
     except ConfigError as error:
         complain(f"configuration: {error}")
         return None
+    finally:
+        syscalls.close_all_but({0, 1, 2})
 
 
 def begin(settings: Config) -> int:
