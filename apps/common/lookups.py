@@ -41,7 +41,9 @@ class LookUp:
         _declared[self.name] = self
 
     def all(self, *keys: object) -> list[tuple[Any, ...]]:
-        """Every answer, as tuples of `gives`."""
+        """Every answer, as tuples of `gives`; none to a key that no row can hold."""
+        if not all(map(_can_be_stored, keys)):
+            return []
         if connection.vendor == "postgresql":
             places = ", ".join(f"%s::{kind}" for kind in self.takes)
             call = f"SELECT * FROM lens_{self.name}({places})"  # noqa: S608  our own declaration
@@ -72,6 +74,12 @@ class LookUp:
 def declared() -> list[LookUp]:
     """All of them, by name."""
     return [_declared[name] for name in sorted(_declared)]
+
+
+def _can_be_stored(key: object) -> bool:
+    """PostgreSQL refuses NUL in a text, and both databases half of a surrogate pair."""
+    text = str(key)
+    return "\0" not in text and not any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def _for_sqlite(key: object, kind: str) -> str:

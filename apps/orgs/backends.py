@@ -75,6 +75,8 @@ class OrganizationBackend(OIDCAuthenticationBackend):
         header = tokens.header_of(id_token, flow.idp.algorithms)
         if not isinstance(access_token, str) or not isinstance(id_token, str):
             raise bad_answer("there is no access token in it")
+        if not access_token.isascii() or not access_token.isprintable():
+            raise bad_answer("its access token is none (RFC 6749 appendix A.12)")
         claims = tokens.verified(
             id_token,
             client.key_for(header),

@@ -36,7 +36,7 @@ def addressed_to(token: str) -> tuple[str, set[str]]:
         raise bad_answer("its logout token cannot be read") from None
     audience = claims.get("aud")
     names = audience if isinstance(audience, list) else [audience]
-    return str(claims.get("iss")), {name for name in names if isinstance(name, str)}
+    return str(claims.get("iss")), {name for name in names if tokens.is_name(name)}
 
 
 def verified(token: str, idp: IdentityProvider) -> dict[str, Any]:
@@ -65,10 +65,10 @@ def _check(claims: dict[str, Any]) -> None:
         raise bad_answer("its token is about something else (events)")
     if "nonce" in claims:
         raise bad_answer("a logout token has no nonce")
-    if not isinstance(claims["jti"], str) or not claims["jti"]:
+    if not tokens.is_name(claims["jti"]):
         raise bad_answer("its logout token has no name (jti)")
-    if time.time() - claims["iat"] > MAX_AGE_SECONDS:
+    if not isinstance(claims["iat"], int | float) or time.time() - claims["iat"] > MAX_AGE_SECONDS:
         raise bad_answer("its logout token is too old (iat)")
     named = [claims[name] for name in ("sub", "sid") if name in claims]
-    if not named or not all(isinstance(name, str) and 0 < len(name) <= 255 for name in named):
+    if not named or not all(map(tokens.is_name, named)):
         raise bad_answer("its logout token names nobody (sub, sid)")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import jwt
 
@@ -108,8 +108,13 @@ def _check_audience(claims: dict[str, Any], client_id: str) -> None:
 
 
 def _check_subject(subject: object) -> None:
-    if not isinstance(subject, str) or not 0 < len(subject) <= MAX_SUBJECT:
+    if not is_name(subject):
         raise bad_answer("its ID token names no subject that we can keep")
+
+
+def is_name(value: object) -> TypeGuard[str]:
+    """Whether a claim names something (a subject, a session) in a text that we can keep."""
+    return isinstance(value, str) and 0 < len(value) <= MAX_SUBJECT and value.isprintable()
 
 
 def _half_hash(access_token: str, algorithm: str) -> str:
@@ -119,7 +124,7 @@ def _half_hash(access_token: str, algorithm: str) -> str:
 
 
 def _same(left: object, right: str) -> bool:
-    return isinstance(left, str) and hmac.compare_digest(left.encode(), right.encode())
+    return isinstance(left, str) and left.isascii() and hmac.compare_digest(left, right)
 
 
 def _plain(error: Exception) -> str:

@@ -44,7 +44,7 @@ def session_begin(
         user=user,
         idp=idp,
         subject=arrival.claims["sub"],
-        sid=sid if isinstance(sid, str) and len(sid) <= 255 else "",
+        sid=sid if isinstance(sid, str) and len(sid) <= 255 and sid.isprintable() else "",
         address=address[:64],
         agent=agent[:200],
         expires_at=clock.now() + dt.timedelta(hours=settings.SESSION_HOURS),

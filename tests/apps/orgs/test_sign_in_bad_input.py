@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,9 +11,11 @@ from apps.common import rows
 from apps.common.errors import Conflict, Invalid
 from apps.orgs import revision, services
 from apps.orgs.models import Identity, Membership, Organization, User
+from apps.orgs.oidc.logout import EVENT
 from apps.orgs.services.domains import plain_address
 from apps.orgs.types import SYSTEM
 from tests.apps.orgs.providers import Tenant, signed_in, tenant, twins
+from tests.twins.idp import CLIENT_ID
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -155,3 +158,56 @@ def test_organization_is_locked_before_the_revision_is_bumped(
         acme.invite("other@acme.test")
     assert order[0] == "organization"
     assert "revision" in order
+
+
+# ---- text that no database keeps
+
+STRANGE = ("a\0b", "a\ud800")
+CLAIMS = ("sub", "nonce", "at_hash", "azp", "iss", "aud")
+
+
+@pytest.mark.parametrize("text", STRANGE, ids=ascii)
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_strange_text_in_a_token_is_refused(
+    acme: Tenant, client: Client, claim: str, text: str
+) -> None:
+    acme.twin.claims = {claim: text}
+    assert acme.sign_in(client).status_code == 403
+    assert not Identity.objects.exists()
+
+
+@pytest.mark.parametrize("text", STRANGE, ids=ascii)
+def test_strange_text_that_is_not_needed_is_left_out(
+    acme: Tenant, client: Client, text: str
+) -> None:
+    acme.twin.claims = {"sid": text, "name": text}
+    acme.sign_in(client)
+    assert signed_in(client)
+
+
+@pytest.mark.parametrize("token", ["\u00e9", "\ud800", "a\nb", "a\0b"], ids=ascii)
+def test_access_token_that_no_header_carries_is_refused(
+    acme: Tenant, client: Client, token: str
+) -> None:
+    acme.twin.claims = {"email": None, "at_hash": None}
+    acme.twin.token_reply = {"access_token": token}
+    assert acme.sign_in(client).status_code == 403
+
+
+@pytest.mark.parametrize("claim", ["iss", "aud", "sub", "sid", "jti", "iat"])
+@pytest.mark.parametrize("value", [*STRANGE, "123", ["\ud800"]], ids=ascii)
+def test_strange_logout_token_is_refused(
+    acme: Tenant, client: Client, claim: str, value: object
+) -> None:
+    """Anybody may send one; `iss` and `aud` are looked at before the signature."""
+    honest = {"iss": acme.twin.issuer, "aud": CLIENT_ID, "iat": int(time.time()), "jti": "1"}
+    token = acme.twin.sign({**honest, "events": {EVENT: {}}, "sub": "x", claim: value})
+    answer = client.post("/oidc/logout/", {"logout_token": token})
+    assert answer.status_code == (200 if value == "123" and claim in ("sub", "sid", "jti") else 400)
+
+
+@pytest.mark.parametrize("name", ["a%00b", "%00", "a%ED%A0%80b"])
+def test_strange_short_name_is_unknown(acme: Tenant, client: Client, name: str) -> None:
+    page = client.get(f"/login/?organization={name}")
+    assert page.status_code == 200
+    assert b"There is no sign-in for" in page.content
