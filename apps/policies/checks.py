@@ -20,7 +20,7 @@ from apps.policies.core.hidden import hidden_rules
 from apps.policies.core.sentinels import sentinel
 from apps.policies.expectations import check_expectation
 from apps.policies.models import PolicyKind
-from apps.policies.schema import MAX_RULES, MAX_TESTS
+from apps.policies.schema import MAX_HTTP, MAX_RULES, MAX_TESTS
 from apps.policies.types import (
     IN_URL,
     Action,
@@ -117,6 +117,10 @@ def _check_sections(document: PolicyDocument) -> None:
     if len(document.tests) > MAX_TESTS:
         message = f"At most {MAX_TESTS} tests; there are {len(document.tests)}."
         raise Invalid(message, field="tests")
+    https = sum(len(rule.http) for rule in document.domains)
+    if https > MAX_HTTP:
+        message = f"At most {MAX_HTTP} HTTP rules in all; there are {https}."
+        raise Invalid(message, field="domains")
     for name, present, found in sections:
         if found and not present:
             raise Invalid(_ABSENT_SECTION[name], field=name)

@@ -14,6 +14,7 @@ from apps.policies.types import AgentCredentials, Injection
 FORMAT = 1
 MAX_RULES = 500
 MAX_TESTS = 200
+MAX_HTTP = 2_000  # in all domain rules together: each is compared with those before it
 TIERS = ["interactive", "subagent", "background", "api"]
 
 _ID = {"type": "string", "format": "uuid", "description": "Keeps a rule's identity over an edit."}

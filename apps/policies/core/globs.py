@@ -10,8 +10,12 @@ from __future__ import annotations
 import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from apps.policies.core.paths import Ambiguous, canonical, segment_problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 MAX_PATTERN = 1024
 MAX_PATTERN_SEGMENTS = 64
@@ -129,7 +133,13 @@ def covers_path(wide: PathGlob, narrow: PathGlob, *, folded: bool = False) -> bo
     """
     outer = wide.folded if folded else wide.parts
     inner = narrow.folded if folded else narrow.parts
-    return _includes(outer, inner)
+    return all(_match_parts(outer, text) for text in _samples(inner)) and _includes(outer, inner)
+
+
+def _samples(parts: tuple[Part, ...]) -> Iterator[tuple[str, ...]]:
+    """Two paths that the glob matches: most pairs of globs are told apart by them, at no cost."""
+    yield tuple(part if isinstance(part, str) else "\0" for part in parts if part != ANY)
+    yield tuple(part if isinstance(part, str) else "\0" for part in parts)
 
 
 def _part(segment: str) -> Part:

@@ -151,6 +151,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
         "GET /x",
     ),
     ({"domains": [DomainRuleDoc("a.com")] * 501}, "domains", "501"),
+    ({"domains": [DomainRuleDoc("a.com", http=(HttpRuleDoc(),) * 401)] * 5}, "domains", "2005"),
     (
         {"domains": [DomainRuleDoc("a.com", http=(HttpRuleDoc(),) * 501)]},
         "domains[0].http",
