@@ -129,6 +129,13 @@ def compiled(bundle: Bundle) -> Compiled:
     return entry
 
 
+def forget(bundle: Bundle) -> None:
+    """Drop the compiled form of a bundle that nobody decides by any more."""
+    entry = _cache.get(id(bundle))
+    if entry is not None and entry.bundle is bundle:
+        _cache.pop(id(bundle), None)
+
+
 def compile_bundle(bundle: Bundle) -> Compiled:
     """Compile without the cache. Problems are kept, not raised."""
     if bundle.format != BUNDLE_FORMAT:

@@ -9,6 +9,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from apps.policies import codec
+from apps.policies.core.compiled import forget
 from apps.policies.core.decide import decide
 from apps.policies.types import ConnectRequest
 
@@ -52,12 +53,18 @@ class Gate:
             try:
                 bundle = codec.from_obj(value)
             except codec.BundleError as error:
-                self._state = (None, {})
+                self._replace(None)
                 raise UnusableBundleError(str(error)) from error
             if bundle.version < self._newest:
                 raise StaleBundleError(f"version {bundle.version} is older than {self._newest}")
-            self._state, self._newest = (bundle, {}), bundle.version
+            self._replace(bundle)
+            self._newest = bundle.version
             return bundle.version
+
+    def _replace(self, bundle: Bundle | None) -> None:
+        old, self._state = self._state[0], (bundle, {})
+        if old is not None:
+            forget(old)
 
     def decide(self, request: ConnectRequest | HttpRequest) -> Decision:
         """The decision on a request by the bundle in force; without one it is a denial."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import ssl
 import threading
@@ -13,7 +14,9 @@ import pytest
 
 from apps.common import frames
 from apps.policies import codec
-from apps.policies.types import Action, DomainRule, HttpRule
+from apps.policies.core.compiled import Compiled
+from apps.policies.types import Action, ConnectRequest, DomainRule, HttpRule
+from apps.proxy.egress.gate import Gate, UnusableBundleError
 from tests.apps.proxy.egress.conftest import Agent, Rig, bundle, request
 from tests.twins.egress import EgressTwin
 
@@ -88,6 +91,18 @@ def test_a_policy_that_cannot_be_read_denies_everything(fresh: EgressTwin, broke
     assert ask(fresh) == 403
     fresh.apply(bundle(6))
     assert ask(fresh) == 200
+
+
+def test_a_policy_that_is_no_longer_in_force_is_not_kept() -> None:
+    gate = Gate()
+    before = sum(isinstance(one, Compiled) for one in gc.get_objects())
+    for version in range(1, 31):
+        gate.load(codec.to_obj(bundle(version)))
+        assert gate.decide(ConnectRequest(H, 443)).allowed
+    with pytest.raises(UnusableBundleError):
+        gate.load({})
+    gc.collect()
+    assert sum(isinstance(one, Compiled) for one in gc.get_objects()) <= before
 
 
 def test_ping(fresh: EgressTwin) -> None:
