@@ -154,17 +154,18 @@ def open_invitations(org: Organization) -> QuerySet[Invitation]:
     )
 
 
-def invitation_accept(invitation: Invitation, email: str) -> User | None:
+def invitation_accept(invitation: Invitation, email: str, known: User | None = None) -> User | None:
     """The invited person becomes a member, inside the caller's transaction.
 
-    None when the invitation is over, or was for another address.
+    `known` is whose account it is that has this address now, under whatever address the person is
+    here. None when the invitation is over, or was for another address.
     """
     accepted = open_invitations(invitation.org).filter(pk=invitation.pk, email__iexact=email)
     # The update decides: of two browsers with one link, one finds it open.
     if not accepted.update(accepted_at=clock.now()):
         return None
     invitation = Invitation.objects.get(pk=invitation.pk)
-    org, user = invitation.org, person_with(email, invitation.name)
+    org, user = invitation.org, known or person_with(email, invitation.name)
     end = clock.now() + dt.timedelta(days=org.manual_days)
     membership, is_new = Membership.objects.get_or_create(
         org=org,

@@ -83,7 +83,7 @@ def _decide(
     if not user.is_active:
         return _no_access(email, f"{user.email} is deactivated")
     if identity and invitation_id:
-        _accept(idp, email, invitation_id)
+        _accept(idp, email, invitation_id, user)
     if not groups_apply(idp, user, given) or not _is_member(idp, user):
         return _no_access(email, f"{user.email} is no active member of the organization")
     came_in(idp, identity or identity_bind(idp, claims, user))
@@ -262,9 +262,11 @@ def _newcomer(
     return person_with(email, _name(claims))
 
 
-def _accept(idp: IdentityProvider, email: str, invitation_id: str) -> User | None:
+def _accept(
+    idp: IdentityProvider, email: str, invitation_id: str, known: User | None = None
+) -> User | None:
     invitation = Invitation.objects.filter(pk=invitation_id, org=idp.org_id).first()
-    return invitation_accept(invitation, email) if invitation else None
+    return invitation_accept(invitation, email, known) if invitation else None
 
 
 def _name(claims: Mapping[str, Any]) -> str:

@@ -71,6 +71,20 @@ def test_the_guest_becomes_a_member(acme: Tenant) -> None:
     assert AuditEvent.objects.get(action="invitation.accept").org_id == acme.org.pk
 
 
+def test_a_known_account_takes_it_under_its_new_address(acme: Tenant) -> None:
+    """An account is a person for good, whatever its address is now: nobody is made beside."""
+    acme.invite("boss@acme.test", role="admin")
+    gus = acme.invite("gus@acme.test").user
+    acme.knows("guest-sub", "gus@acme.test")
+    acme.sign_in(Client())
+    services.membership_remove(gus.memberships.get(), actor=SYSTEM)
+    acme.knows("guest-sub", GUEST)
+    client = follow(invite(acme))
+    acme.sign_in(client)
+    assert signed_in(client) == str(gus.pk)
+    assert not User.objects.filter(email=GUEST).exists()
+
+
 def test_a_link_works_once(acme: Tenant) -> None:
     token = invite(acme)
     second = follow(token)
