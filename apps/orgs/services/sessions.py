@@ -78,12 +78,15 @@ def sessions_end(sessions: QuerySet[UserSession], *, by: str) -> int:
 @transaction.atomic
 def sessions_end_by_provider(idp: IdentityProvider, claims: Mapping[str, Any]) -> int:
     """A verified logout token ends the sessions that this provider began: the one with the `sid`,
-    or all of the `sub`. How many."""
+    or all of the `sub`. How many.
+    """
     rows_of_it = UserSession.objects.filter(idp=idp)
     if "sub" in claims:
         rows_of_it = rows_of_it.filter(subject=claims["sub"])
     if "sid" in claims:
-        rows_of_it = rows_of_it.filter(sid=claims["sid"])
+        # A session of the person whose `sid` no ID token told may be the one that is meant.
+        unknown = [""] if "sub" in claims else []
+        rows_of_it = rows_of_it.filter(sid__in=[claims["sid"], *unknown])
     ended = sessions_end(rows_of_it, by="provider")
     who = Actor(kind=PrincipalKind.SYSTEM, id=str(idp.pk), name=idp.name, org_id=None)
     note(who, SignInAction.SESSIONS_END, idp, {}, sessions=ended)

@@ -139,6 +139,13 @@ def tell(value: str) -> int:
     return response.status_code
 
 
+def test_a_session_whose_sid_the_provider_never_told_ends_too(acme: Tenant) -> None:
+    """It may be the one that is meant. Those that are known to be others go on."""
+    unnamed, other, stranger = come(acme), come(acme, sid="s2"), come(acme, sid="s3")
+    assert tell(token(acme, sid="s3")) == 200
+    assert [is_in(unnamed), is_in(other), is_in(stranger)] == [False, True, False]
+
+
 def test_all_sessions_of_a_person_end(acme: Tenant) -> None:
     acme.invite("bob@acme.test")
     first, second = come(acme, "s1"), come(acme, "s2")
