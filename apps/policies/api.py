@@ -302,7 +302,8 @@ class PoliciesApi(Listed, Shown, Created, Deleted):
         team = self.named(teams_visible(self.actor), asked["team"], "team")
         agent = None
         if "agent" in asked:
-            agent = agent_with_slug(self.org, asked["agent"], field="agent")
+            # Of another team's agent the caller may not learn that there is one.
+            agent = agent_with_slug(self.org, asked["agent"], field="agent", team=team)
         return Query(
             team=team,
             questions=[Question(**{**ask, **_addresses(ask)}) for ask in asked["requests"]],

@@ -235,10 +235,11 @@ def _agent(org: Organization, obj: Mapping[str, Any]) -> Any:
     return agent_with_slug(org, obj["agent"], field="agent") if "agent" in obj else None
 
 
-def agent_with_slug(org: Organization, slug: str, *, field: str) -> Any:
-    """The agent (a row of an app above this one); raises Invalid."""
+def agent_with_slug(org: Organization, slug: str, *, field: str, team: Team | None = None) -> Any:
+    """The agent (a row of an app above this one), of this team if one is given; raises Invalid."""
     agents = Policy._meta.get_field("agent").related_model  # noqa: SLF001  documented by Django
-    found = agents._default_manager.filter(org=org, slug=slug).first()  # noqa: SLF001  likewise
+    rows = agents._default_manager.filter(org=org, slug=slug)  # noqa: SLF001  likewise
+    found = (rows.filter(team=team) if team else rows).first()
     if found is None:
         raise Invalid(f"There is no agent “{slug[:_SHOWN]}”.", field=field)
     return found

@@ -247,3 +247,14 @@ def test_yaml_where_no_document_is(acme: World, admin: Api) -> None:
     assert send(admin, "/teams", "slug: x").status_code == 415
     assert admin.get("/policies", accept=YAML).status_code == 406
     assert admin.get("/teams", accept=YAML).status_code == 406
+
+
+def test_whether_another_team_has_an_agent_is_not_told(acme: World) -> None:
+    """`project_admin` is in the other team: an agent of this one is as absent as none."""
+    said = set()
+    for slug in (acme.agent.slug, "none"):
+        asked = {"team": str(acme.other_team.pk), "agent": slug, "requests": [{"tool": "web"}]}
+        response = caller(acme, "project_admin").post("/policies/simulate", asked)
+        assert field(response) == "agent"
+        said.add(problem(response)["detail"].replace(slug, "…"))
+    assert len(said) == 1
