@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -239,6 +241,20 @@ def test_patterns(pattern: str, group: str, met: bool) -> None:  # noqa: FBT001 
 @given(st.text(max_size=20).filter(lambda text: "*" not in text), st.text(max_size=20))
 def test_a_name_without_a_star_matches_itself_alone(name: str, other: str) -> None:
     assert matches(name, other) is (name == other)
+
+
+@given(st.text("ab*", max_size=8), st.text("ab\n", max_size=10))
+def test_a_pattern_matches_as_a_regular_expression_would(pattern: str, group: str) -> None:
+    parts = (re.escape(part) for part in pattern.split("*"))
+    expected = re.fullmatch(".*".join(parts), group, re.DOTALL) is not None
+    assert matches(pattern, group) is expected
+
+
+def test_a_pattern_of_many_stars_takes_no_time() -> None:
+    """As a regular expression it would not end before the sun does, and hold up everybody."""
+    started = time.process_time()
+    assert not matches("a*" * 100 + "b", "a" * 255)
+    assert time.process_time() - started < 1
 
 
 def test_a_pattern_gives_no_more_than_member(acme: Tenant) -> None:
