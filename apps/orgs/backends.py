@@ -7,7 +7,7 @@ and `sub`, asks only through `outbound`, and never looks a person up by e-mail a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from django.urls import reverse
 from mozilla_django_oidc.auth import OIDCAuthenticationBackend
@@ -25,12 +25,16 @@ from apps.orgs.services.sign_in import prove, sign_in
 
 if TYPE_CHECKING:
     import uuid
+    from collections.abc import Mapping
 
     from django.http import HttpRequest
 
     from apps.orgs.oidc.flow import Flow
 
+    Claims = Mapping[str, Any]
+
 CALLBACK = "oidc_authentication_callback"
+_OF_AN_ADDRESS = ("email", "email_verified", "xms_edov")
 
 
 class OrganizationBackend(OIDCAuthenticationBackend):
@@ -87,9 +91,25 @@ class OrganizationBackend(OIDCAuthenticationBackend):
         )
         lacking = {"email", flow.idp.group_claim} - {""} - claims.keys()
         if lacking:
-            claims = {**client.userinfo(access_token, claims["sub"]), **claims}
+            claims = _completed(claims, client.userinfo(access_token, claims["sub"]))
         return Arrival(claims, id_token)
 
     def get_user(self, user_id: uuid.UUID | str) -> User | None:
         """The active person of a session, read anew in each request."""
         return User.objects.filter(pk=user_id, is_active=True).first()
+
+
+def _completed(claims: Claims, told: Claims) -> dict[str, Any]:
+    """The ID token's claims, and what userinfo tells beside them.
+
+    An address counts with what is said of this very address: not with a mark of another one.
+    """
+    if "email" not in claims:
+        claims = _without_address(claims)
+    elif told.get("email") != claims["email"]:
+        told = _without_address(told)
+    return {**told, **claims}
+
+
+def _without_address(claims: Claims) -> dict[str, Any]:
+    return {name: value for name, value in claims.items() if name not in _OF_AN_ADDRESS}

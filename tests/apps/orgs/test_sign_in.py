@@ -162,6 +162,23 @@ def test_broken_endpoint_is_refused(acme: Tenant, client: Client, name: str) -> 
     assert not signed_in(client)
 
 
+@pytest.mark.parametrize(
+    ("in_token", "in_userinfo"),
+    [
+        ({"email_verified": None}, {"email": "other@acme.test"}),
+        ({"email": None}, {"email_verified": False}),
+    ],
+)
+def test_mark_of_one_address_verifies_no_other(
+    acme: Tenant, client: Client, in_token: Lie, in_userinfo: Lie
+) -> None:
+    """Userinfo is asked here for the groups, or for the address."""
+    services.idp_update(acme.idp, group_claim="groups", actor=SYSTEM)
+    acme.twin.claims, acme.twin.userinfo = in_token, in_userinfo
+    assert acme.sign_in(client).status_code == 403
+    assert not signed_in(client)
+
+
 def test_userinfo_of_somebody_else_is_refused(acme: Tenant, client: Client) -> None:
     acme.twin.claims = {"email": None, "email_verified": None}
     acme.twin.userinfo = {"sub": "somebody-else"}
