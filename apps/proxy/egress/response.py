@@ -57,8 +57,9 @@ def receive(
     Raises SilentError, ClientGoneError when the agent leaves meanwhile, or RefusedError: 504
     without an answer in time, 502 for what is no answer.
     """
+    until = time.monotonic() + limits.answer
     for _ in range(_MOST_INTERIM):
-        response = _one_head(upstream, client, method, limits, needles)
+        response = _one_head(upstream, client, method, limits, needles, until=until)
         if response.status == 101:
             if switching:
                 return response
@@ -75,9 +76,11 @@ def _one_head(
     method: str,
     limits: Limits,
     needles: Needles,
+    *,
+    until: float,
 ) -> ResponseHead:
     try:
-        _await(upstream, client, limits.answer)
+        _await(upstream, client, until)
         raw = upstream.wire.head(limits.answer, limits.head)
         return parse_response(scrub.mask(raw, needles) if needles else raw, method)
     except TimeoutError:
@@ -91,18 +94,21 @@ def _one_head(
         raise SilentError from None
 
 
-def _await(upstream: Upstream, client: Wire, seconds: float) -> None:
+def _await(upstream: Upstream, client: Wire, until: float) -> None:
     """Wait for the first bytes of an answer, but not for an agent that has left.
 
-    A readable TLS connection may hold no more than session tickets, so it is read to find out.
+    A readable TLS connection may hold no more than session tickets, so it is read to find out; an
+    upstream may send these for ever.
     """
-    until = time.monotonic() + seconds
     poller = select.poll()
     poller.register(upstream.sock, select.POLLIN)
     poller.register(client.sock, select.POLLRDHUP)
     while not upstream.wire.pending:
+        left = until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
         had = client.turn.leave()
-        ready = poller.poll(max(0, until - time.monotonic()) * 1000)
+        ready = poller.poll(left * 1000)
         if had:
             client.turn.take()
         if not ready:

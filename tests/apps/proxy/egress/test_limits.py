@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -10,12 +11,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from apps.policies.codec import to_obj
+from apps.policies.core.asking import Authority
 from apps.policies.types import Action, Bundle, Connection, DomainRule, Layer, LayerKind
 from apps.proxy.egress.answers import Answer, RefusedError
 from apps.proxy.egress.config import EgressConfig, Limits
 from apps.proxy.egress.plane import Plane
+from apps.proxy.egress.response import receive
+from apps.proxy.egress.scrub import NONE
 from apps.proxy.egress.server import Server
-from apps.proxy.egress.upstream import Dialer
+from apps.proxy.egress.upstream import Dialer, Upstream
+from apps.proxy.egress.wire import Wire
 from tests.apps.proxy.egress.conftest import Agent, Rig, raw, request
 
 if TYPE_CHECKING:
@@ -66,6 +71,51 @@ def test_a_direct_tunnel_that_names_its_host_byte_by_byte_ends(rig: Rig) -> None
         assert 1 < time.monotonic() - started < 5
     assert rig.egress.wait_for_event(host="direct.example.com", result="failure")
     assert rig.untouched()
+
+
+class Ticking:
+    """A connection that always has something to read, none of it an answer, as session tickets."""
+
+    pending = 0
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock, self.wire = sock, self
+
+    def read_ready(self) -> None:
+        time.sleep(0.01)
+
+
+def test_an_upstream_that_says_nothing_at_length_is_given_up() -> None:
+    near, far = socket.socketpair()
+    agent, other = socket.socketpair()
+    far.send(b"x")
+    with near, far, agent, other:
+        started = time.monotonic()
+        with pytest.raises(RefusedError) as refused:
+            receive(Ticking(near), Wire(agent), "GET", Limits(answer=0.3), NONE)  # type: ignore[arg-type]
+        assert time.monotonic() - started < 5
+    assert refused.value.answer.error == "upstream_timeout"
+
+
+def test_interim_answers_win_no_time() -> None:
+    near, far = socket.socketpair()
+    agent, other = socket.socketpair()
+
+    def hint() -> None:
+        for _ in range(7):
+            time.sleep(0.4)
+            far.send(b"HTTP/1.1 103 Early Hints\r\n\r\n")
+
+    with near, far, agent, other:
+        thread = threading.Thread(target=hint)
+        thread.start()
+        upstream = Upstream(("http", Authority(H, 80)), near, Wire(near), (), 0)
+        started = time.monotonic()
+        with pytest.raises(RefusedError) as refused:
+            receive(upstream, Wire(agent), "GET", Limits(answer=0.7), NONE)
+        assert time.monotonic() - started < 2.5
+        thread.join()
+    assert refused.value.answer.error == "upstream_timeout"
 
 
 def test_a_head_over_the_limit_is_431(rig: Rig) -> None:
