@@ -6,7 +6,7 @@ Row-level security is applied each time, whatever was migrated: a table without 
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 from django.core.management.base import CommandError
@@ -16,6 +16,9 @@ from django.db import DEFAULT_DB_ALIAS, connections
 from apps.common import row_security
 from apps.common.roles import OWNER_ALIAS, Roles
 from apps.common.tenancy import system
+
+if TYPE_CHECKING:
+    from django.db.backends.base.base import BaseDatabaseWrapper
 
 
 class Command(migrate.Command):
@@ -33,10 +36,27 @@ class Command(migrate.Command):
                 "migrations run as the owner of the tables: set LENS_DATABASE_OWNER_URL and"
                 " LENS_DATABASE_SYSTEM_URL beside LENS_DATABASE_URL (docs/install.md)"
             )
+        if on_postgresql:
+            _check_owner(connection)
         with nullcontext() if on_postgresql else system("migrations"):
             super().handle(*args, **options)
         if roles is not None and not (options["plan"] or options["check_unapplied"]):
             row_security.apply(connection, roles)
+
+
+def _check_owner(connection: BaseDatabaseWrapper) -> None:
+    """Refuse before anything is changed; only the owner of a table may alter it."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT session_user, tableowner FROM pg_tables"
+            " WHERE schemaname = current_schema() AND tableowner <> session_user LIMIT 1"
+        )
+        found = cursor.fetchone()
+    if found:
+        raise CommandError(
+            f"migrations run as the owner of the tables: {found[0]} is not, {found[1]} is; set"
+            " LENS_DATABASE_OWNER_URL, or give it the tables first (docs/install.md, The database)"
+        )
 
 
 def _has_owner() -> bool:

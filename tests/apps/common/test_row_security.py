@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 from django.conf import settings
+from django.core.management import call_command
+from django.core.management.base import CommandError
 from django.db import connection
 from psycopg import sql
 
@@ -208,6 +210,15 @@ def test_every_tenant_table_is_forced_and_has_these_policies_only() -> None:
         mine = [policy for policy in policies if policy[0] == table]
         assert {(name, role) for _, name, (role,), _, _, _ in mine} == wanted
         assert all(command == "ALL" and seen == written for *_, command, seen, written in mine)
+
+
+def test_who_is_not_the_owner_is_told_so_before_anything_is_migrated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delitem(settings.DATABASES, "owner")
+    said = "lens_app is not, lens_owner is; set LENS_DATABASE_OWNER_URL"
+    with pytest.raises(CommandError, match=said):
+        call_command("migrate", verbosity=0)
 
 
 def test_it_is_applied_again_without_a_change() -> None:
