@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from django import forms
 from django.contrib import admin
+from django.db.models import Prefetch
 from django.utils.html import format_html_join
 from unfold.widgets import (
     UnfoldAdminCheckboxSelectMultipleWidget,
@@ -17,7 +18,7 @@ from apps.common.admin import OrgModelAdmin
 from apps.common.admin_display import badge, badge_column, button
 from apps.common.admin_forms import OrgForm, is_new
 from apps.orgs import selectors, services
-from apps.orgs.models import Membership, Team
+from apps.orgs.models import Identity, IdentityProvider, Membership, Team
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -95,7 +96,10 @@ class MembershipAdmin(OrgModelAdmin):
     def visible(self, actor: Actor) -> QuerySet[Membership]:
         """The members of the organization."""
         rows = selectors.memberships_visible(actor)
-        return rows.prefetch_related("teams", "user__identities")
+        # Where else somebody signs in is not this organization's to know.
+        issuers = IdentityProvider.objects.filter(org=actor.org_id).values("issuer")
+        own = Prefetch("user__identities", Identity.objects.filter(issuer__in=issuers))
+        return rows.prefetch_related("teams", own)
 
     def get_form(self, request: Any, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:  # noqa: FBT001, FBT002  Django's signature
         """A new person is asked for by address."""
@@ -191,6 +195,6 @@ class MembershipAdmin(OrgModelAdmin):
 
     @admin.display(description="Last sign-in", empty_value="Never")
     def last_login(self, membership: Membership) -> dt.datetime | None:
-        """The newest sign-in through any of the person's identities."""
+        """The newest sign-in through a provider of the organization."""
         times = [i.last_login_at for i in membership.user.identities.all() if i.last_login_at]
         return max(times, default=None)

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import TYPE_CHECKING
 
 import pytest
 
 from apps.audit.models import AuditEvent
-from apps.orgs.models import Membership, Organization, Project, ProjectGrant, Team
+from apps.orgs import services
+from apps.orgs.models import (
+    Identity,
+    Membership,
+    Organization,
+    Project,
+    ProjectGrant,
+    Team,
+    User,
+)
 from tests import factories
-from tests.apps.admin_support import browser, errors, form_data, url
+from tests.apps.admin_support import ISSUER, browser, errors, form_data, url
 
 if TYPE_CHECKING:
     from tests.factories import World
@@ -214,3 +224,23 @@ def test_the_history_says_what_changed(acme: World) -> None:
     text = client.get(url(Membership, "history", row.pk)).content.decode()
     assert "- sre" in text
     assert "+ leads" in text
+
+
+def test_a_sign_in_elsewhere_is_not_seen_here(acme: World, globex: World) -> None:
+    """Globex adds a person of Acme: when that person comes to work there stays Acme's."""
+    row = services.user_invite(
+        globex.org, email=User.objects.get(pk=acme.admin.id).email, actor=globex.admin
+    )
+    client = browser(globex.admin)
+    when = dt.datetime(2031, 5, 17, 13, 47, tzinfo=dt.UTC)
+    identity = Identity.objects.create(
+        user=row.user, issuer="https://acme.example", subject="a", last_login_at=when
+    )
+    pages = [url(Membership, "changelist"), url(Membership, "change", row.pk)]
+    for page in pages:
+        text = client.get(page).content.decode()
+        assert row.user.email in text
+        assert "2031" not in text
+    Identity.objects.filter(pk=identity.pk).update(issuer=ISSUER)
+    for page in pages:
+        assert "2031" in client.get(page).content.decode()
