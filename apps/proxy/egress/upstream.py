@@ -153,22 +153,18 @@ class Dialer:
         return sock
 
     def _first_of(self, line: Line, places: list[tuple[str, int]]) -> socket.socket:
-        """The first place that accepts within the time for all of them."""
+        """The first place that accepts within the time for all of them.
+
+        One that does not answer leaves to each of the others as much as it had.
+        """
         until = time.monotonic() + self._limits.connect
-        for place in places:
+        for untried, place in zip(range(len(places), 0, -1), places, strict=True):
             left = until - time.monotonic()
             if left <= 0:
                 break
-            sock = socket.socket(socket.AF_INET6 if ":" in place[0] else socket.AF_INET)
-            line.add(sock)
-            sock.settimeout(left)
-            try:
-                sock.connect(place)
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            except OSError:
-                line.close(sock)
-                continue
-            return sock
+            sock = _connected(line, place, left / untried)
+            if sock is not None:
+                return sock
         if until <= time.monotonic():
             raise RefusedError(Answer(504, "upstream_timeout", "the upstream was not reached"))
         raise RefusedError(Answer(502, "upstream_failed", "the upstream refused the connection"))
@@ -211,6 +207,23 @@ class Dialer:
             line.close(secured)
             raise RefusedError(Answer(502, "upstream_tls", _tls_reason(error))) from None
         return secured
+
+
+def _connected(line: Line, place: tuple[str, int], seconds: float) -> socket.socket | None:
+    """A connection to this place, registered with the line; None when there is none to be had."""
+    try:
+        sock = socket.socket(socket.AF_INET6 if ":" in place[0] else socket.AF_INET)
+    except OSError:  # this host has no such addresses
+        return None
+    line.add(sock)
+    sock.settimeout(seconds)
+    try:
+        sock.connect(place)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    except OSError:
+        line.close(sock)
+        return None
+    return sock
 
 
 def _tls_reason(error: OSError) -> str:

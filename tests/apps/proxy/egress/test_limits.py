@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import threading
 import time
@@ -15,10 +16,12 @@ from apps.policies.core.asking import Authority
 from apps.policies.types import Action, Bundle, Connection, DomainRule, Layer, LayerKind
 from apps.proxy.egress.answers import Answer, RefusedError
 from apps.proxy.egress.config import EgressConfig, Limits
+from apps.proxy.egress.lines import Line
 from apps.proxy.egress.plane import Plane
 from apps.proxy.egress.response import receive
 from apps.proxy.egress.scrub import NONE
 from apps.proxy.egress.server import Server
+from apps.proxy.egress.turn import Turn
 from apps.proxy.egress.upstream import Dialer, Upstream
 from apps.proxy.egress.wire import Wire
 from tests.apps.proxy.egress.conftest import Agent, Rig, raw, request
@@ -27,9 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from apps.proxy.egress.lines import Line
-
 H = "api.example.com"
+LOCAL = ("127.0.0.1", 0)
 CONNECT = f"CONNECT {H}:443 HTTP/1.0\r\n\r\n".encode()
 
 
@@ -296,6 +298,50 @@ def test_a_name_is_resolved_once_for_a_connection(
         # the next connection looks up again, and is judged again
         assert agent.ask(GET).status == 403
     assert len(dialled) == 2
+
+
+@contextmanager
+def unanswered() -> Iterator[tuple[str, int]]:
+    """A place where a connection is neither accepted nor refused: its queue is full."""
+    with ExitStack() as stack:
+        full = stack.enter_context(socket.create_server(LOCAL, backlog=0))
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.settimeout(0)
+            waiting.connect_ex(full.getsockname())
+        yield full.getsockname()
+
+
+def test_an_address_that_does_not_answer_leaves_time_for_the_next(tmp_path: Path) -> None:
+    config = EgressConfig("sb", "", tmp_path, tmp_path, {}, limits=Limits(connect=2))
+    with socket.socket() as own, unanswered() as silent, socket.create_server(LOCAL) as good:
+        line = Line(own)
+        sock = Dialer(config, Resolver([]), Turn())._first_of(line, [silent, good.getsockname()])
+        assert sock.getpeername() == good.getsockname()
+        line.close(sock)
+
+
+def test_a_kind_of_address_that_this_host_lacks_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without IPv6 there is no such socket to be had."""
+
+    class Only4(socket.socket):
+        def __init__(self, family: int = socket.AF_INET, *args: Any, **kwargs: Any) -> None:
+            if family == socket.AF_INET6:
+                raise OSError(errno.EAFNOSUPPORT, "not here")
+            super().__init__(family, *args, **kwargs)
+
+    config = EgressConfig("sb", "", tmp_path, tmp_path, {}, limits=Limits(connect=2))
+    dialer = Dialer(config, Resolver([]), Turn())
+    with socket.socket() as own, socket.create_server(LOCAL) as good:
+        line = Line(own)
+        monkeypatch.setattr(socket, "socket", Only4)
+        six = ("2606:2800:21f::1", 80)
+        line.close(dialer._first_of(line, [six, good.getsockname()]))
+        with pytest.raises(RefusedError) as refused:
+            dialer._first_of(line, [six])
+    assert refused.value.answer.error == "upstream_failed"
 
 
 def test_a_connection_opens_its_private_range_only(
