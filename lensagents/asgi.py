@@ -22,6 +22,7 @@ django_application = get_asgi_application()
 
 from apps.mcp.asgi import PROJECT_ROUTE  # noqa: E402  models must be loaded before
 from apps.mcp.asgi import endpoint as mcp_endpoint  # noqa: E402  same
+from lensagents.bodies import bounded  # noqa: E402  same
 from lensagents.health import livez, readyz  # noqa: E402  same
 
 
@@ -39,7 +40,7 @@ application = ProtocolTypeRouter(
                 route(PROJECT_ROUTE, mcp_endpoint),
                 route(r"^livez$", livez),
                 route(r"^readyz$", readyz),
-                route(r"", django_application),
+                route(r"", bounded(django_application)),
             ]
         ),
         "websocket": refuse_websocket,
