@@ -97,6 +97,7 @@ def _place(request: HttpRequest) -> None:
         org = session.organization_chosen(request)
         if org is not None:
             with scope(org.pk):
-                actor = actor_for(request.user, org)
+                by_group = session.is_home(request, org.pk)
+                actor = actor_for(request.user, org, by_group=by_group)
     request.org = org if actor else None  # type: ignore[attr-defined]  # ours, on Django's class
     request.actor = actor  # type: ignore[attr-defined]  # same

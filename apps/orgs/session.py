@@ -3,6 +3,9 @@
 A session is as good as the provider that made it. It opens the organizations whose own provider
 has the same issuer, and no other, though the person may be a member there: else the administrator
 of one organization's provider could enter another organization as somebody who belongs to both.
+
+What groups gave counts only in the organization whose provider the person came in by: there it was
+replaced by this very sign-in, elsewhere it may be as old as the last one.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from apps.orgs.services.sessions import Arrival
 
 ORG: Final = "org"
+HOME: Final = "home"
 ISSUER: Final = "issuer"
 STARTED: Final = "signed_in_at"
 ROW: Final = "row"
@@ -55,7 +59,7 @@ def begin(request: HttpRequest, user: User, idp: IdentityProvider, arrival: Arri
         agent=request.headers.get("User-Agent", ""),
     )
     request.session[ROW] = str(row.pk)
-    request.session[ORG] = str(idp.org_id)
+    request.session[ORG] = request.session[HOME] = str(idp.org_id)
     request.session[ISSUER] = idp.issuer
     request.session[STARTED] = int(time.time())
 
@@ -107,8 +111,14 @@ def _opened(request: HttpRequest, org_id: uuid.UUID) -> Organization | None:
         trusting = IdentityProvider.objects.filter(
             org=org_id, issuer=request.session.get(ISSUER, ""), working_at__isnull=False
         )
-        rows = organizations_of(cast("User", request.user))
+        user = cast("User", request.user)
+        rows = organizations_of(user, by_group=is_home(request, org_id))
         return rows.filter(pk__in=trusting.values("org")).first()
+
+
+def is_home(request: HttpRequest, org_id: uuid.UUID) -> bool:
+    """Whether it was this organization's own provider that the person came in by."""
+    return request.session.get(HOME) == str(org_id)
 
 
 def organization_switch(request: HttpRequest, org_id: str) -> Organization:

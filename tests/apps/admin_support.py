@@ -13,8 +13,8 @@ from django.urls import reverse
 
 from apps.common import clock
 from apps.orgs.models import IdentityProvider, Organization, User, UserSession
+from apps.orgs.session import HOME, ORG, ROW, STARTED
 from apps.orgs.session import ISSUER as SESSION_ISSUER
-from apps.orgs.session import ORG, ROW, STARTED
 
 if TYPE_CHECKING:
     from apps.orgs.types import Actor
@@ -41,8 +41,8 @@ def browser(actor: Actor) -> Client:
         expires_at=clock.now() + dt.timedelta(hours=1),
     )
     session = client.session
-    session.update({ORG: str(org.pk), SESSION_ISSUER: ISSUER, STARTED: int(time.time())})
-    session[ROW] = str(row.pk)
+    session.update({ORG: str(org.pk), HOME: str(org.pk), SESSION_ISSUER: ISSUER})
+    session.update({STARTED: int(time.time()), ROW: str(row.pk)})
     session.save()
     return client
 

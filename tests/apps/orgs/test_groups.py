@@ -15,12 +15,21 @@ from hypothesis import strategies as st
 from apps.audit.models import AuditEvent
 from apps.common import clock
 from apps.common.errors import Conflict, Invalid
+from apps.common.tenancy import edge
 from apps.orgs import services
-from apps.orgs.models import Identity, Membership, Team, User, UserSession
+from apps.orgs.models import (
+    Identity,
+    Membership,
+    Organization,
+    Team,
+    User,
+    UserSession,
+)
 from apps.orgs.revision import read_seq
 from apps.orgs.selectors import actor_for, organizations_of
 from apps.orgs.services.groups import matches
 from apps.orgs.services.memberships import user_deprovision
+from apps.orgs.session import organizations_open
 from apps.orgs.sweeps import memberships_expire
 from apps.orgs.types import SYSTEM
 from tests import factories
@@ -261,6 +270,35 @@ def test_a_pattern_gives_no_more_than_member(acme: Tenant) -> None:
     with pytest.raises(Invalid) as refused:
         mapping(acme, "admin*", role="admin")
     assert refused.value.field == "role"
+
+
+def test_groups_count_in_a_session_of_their_own_provider_alone(acme: Tenant) -> None:
+    """Who left the group and came in by another organization at the same issuer: nobody asked the
+    provider again what the groups are here."""
+    mapping(acme, "bosses", "sre", role="admin")
+    assert signed_in(come(acme, "bosses"))
+    services.domain_delete(acme.idp.domains.get(), actor=SYSTEM)
+    other = tenant("globex", acme.twin)
+    other.invite(ANA)
+    client = Client()
+    acme.knows("ana-sub", ANA, groups=[])
+    other.sign_in(client)
+    assert organizations(client) == [other.org]
+    assert client.post("/switch/", {"org": str(acme.org.pk)}).status_code == 404
+
+    hand = member(acme, ANA).memberships.get(org=acme.org)
+    services.membership_update(hand, role="member", actor=SYSTEM)
+    assert organizations(client) == [acme.org, other.org]
+    client.post("/switch/", {"org": str(acme.org.pk)})
+    actor = client.get("/").wsgi_request.actor  # type: ignore[attr-defined]
+    assert (actor.org_id, actor.role, actor.team_ids) == (acme.org.pk, "member", ())
+
+
+def organizations(client: Client) -> list[Organization]:
+    """What this browser's session opens."""
+    request = client.get("/").wsgi_request
+    with edge():
+        return organizations_open(request)
 
 
 # ---- what is given by hand ends
