@@ -172,8 +172,16 @@ def outline(document: PolicyDocument) -> dict[str, Any]:
         "domains": [line for rule in document.domains for line in domain_lines(rule)],
         "tools": [f"{rule.pattern} {rule.action}" for rule in document.tools],
         "bindings": [binding_line(binding) for binding in document.bindings],
-        "tests": [test_line(test) for test in document.tests],
+        "tests": [_whole_test(test) for test in document.tests],
     }
+
+
+def _whole_test(test: ExpectationDoc) -> str:
+    """All of a policy test, also its note and whether a word is a team, an agent or a tier."""
+    words = ((name, getattr(test, name)) for name in ("team", "agent", "tier"))
+    who = ", ".join(f"{name} {word}" for name, word in words if word) or "anybody"
+    note = f" ({test.note})" if test.note else ""
+    return f"{who}: {test.tool or f'{test.method} {test.url}'} is {test.expect}{note}"
 
 
 def test_line(test: ExpectationDoc) -> str:

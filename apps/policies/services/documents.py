@@ -163,7 +163,7 @@ def _update(org: Organization, policy: Policy, document: PolicyDocument, save: _
     found = _reviewed(org, document, saved, save.reason)
     before, after = outline(saved), outline(document)
     changes = {key: (before[key], after[key]) for key in after if before[key] != after[key]}
-    if changes:
+    if to_obj(saved) != to_obj(document):  # not `changes`: lines are for people
         _keep_first(policy)
         rows.update(policy, {**_columns(document), "version": policy.version + 1})
         write_rules(policy, document, ids_of(document) if save.restored else frozenset())

@@ -201,6 +201,27 @@ def test_a_test_that_cannot_be_asked(changed: dict[str, Any], field: str, acme: 
     assert counts() == before
 
 
+@pytest.mark.parametrize("changed", [{"note": "Never at night"}, {"team": "", "agent": "sre"}])
+def test_whatever_changes_in_a_test_is_saved(changed: dict[str, Any], acme: World) -> None:
+    """Also what its sentence does not tell; and the event says what it was."""
+    agents.agent_create(acme.org, team=acme.team, slug="sre", name="Same", actor=acme.admin)
+    first = replace(OTHERS, team="sre")
+    ceiling = PolicyDocument("Acme", kind="ceiling", domains=(DomainRuleDoc("*"),), has_tools=False)
+    made = policy_save(
+        acme.org,
+        document=replace(ceiling, tests=(replace(first, expect="deny"),)),
+        actor=acme.admin,
+    ).policy
+    document = replace(document_of(made), tests=(replace(first, **changed),))
+    saved = policy_save(acme.org, document=document, policy=made, actor=acme.admin).policy
+    assert saved.version == 2
+    (test,) = document_of(saved).tests
+    assert {name: getattr(test, name) for name in changed} == changed
+    event = AuditEvent.objects.filter(action="policy.update").latest("at")
+    old, new = event.metadata["changes"]["tests"]
+    assert old != new
+
+
 def test_too_many(acme: World) -> None:
     with pytest.raises(Invalid, match="At most 200 tests") as refused:
         save(acme, tests=(OTHERS,) * 201)
