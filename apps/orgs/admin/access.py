@@ -64,13 +64,21 @@ class InvitationAdmin(OrgModelAdmin):
         request.invited = invited  # type: ignore[attr-defined]  # for the page that shows it once
         return invited.invitation
 
+    @sensitive_variables("response", "shown")
+    def changeform_view(self, request: Any, *args: Any, **kwargs: Any) -> Any:
+        """As Django's; the mail goes out after its transaction: mail servers may be slow."""
+        response = super().changeform_view(request, *args, **kwargs)
+        shown = getattr(response, "context_data", None) or {}
+        if "link" in shown:
+            shown["mailed"] = invitation_mail(request.invited, shown["link"])
+        return response
+
     @sensitive_variables("invited", "link", "context")
     def response_add(self, request: Any, obj: Any, post_url_continue: Any = None) -> HttpResponse:  # noqa: ARG002  Django's signature
-        """Mail the link where mail is set up, and show it once."""
+        """Show the link once, where it is not mailed."""
         invited: services.Invited = request.invited
         link = f"{request.build_absolute_uri(reverse('invitation'))}#{invited.token}"
-        mailed = invitation_mail(invited, link)
-        context = self.page(request, obj, title="Invitation", link=link, mailed=mailed)
+        context = self.page(request, obj, title="Invitation", link=link)
         response = TemplateResponse(request, "orgs/admin/invited.html", context)
         response["Cache-Control"] = "no-store"
         return response

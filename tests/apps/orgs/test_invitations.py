@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from django.core import mail
 from django.core.cache import cache
+from django.db import connection
 from django.test import Client
 
 from apps.audit.models import AuditEvent
@@ -182,6 +183,28 @@ def test_the_admin_shows_the_link_once() -> None:
     client.post(url(Invitation, "revoke", row.pk))
     with pytest.raises(Denied):
         invitation_of(token)
+
+
+def test_the_admin_mails_the_link_after_its_transaction(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mail server that hangs must not keep the database's one writer waiting."""
+    world = factories.acme()
+    client = browser(world.admin)
+    outside, seen = len(connection.savepoint_ids), []
+
+    def send(*_: object) -> bool:
+        seen.append(len(connection.savepoint_ids))
+        return True
+
+    monkeypatch.setattr("apps.orgs.admin.access.invitation_mail", send)
+    data = form_data(client.get(url(Invitation, "add"))) | {"email": GUEST}
+    text = client.post(url(Invitation, "add"), data).content.decode()
+    assert "The link was sent" in text
+    assert "lnsi_" not in text
+    assert seen == [outside]
+    assert (
+        client.post(url(Invitation, "add"), data | {"email": world.admin.name}).status_code == 200
+    )
+    assert len(seen) == 1
 
 
 def test_the_link_is_mailed_where_mail_is_set_up(acme: Tenant, settings: Settings) -> None:
