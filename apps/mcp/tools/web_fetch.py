@@ -6,6 +6,7 @@ import base64
 import json
 from typing import Any
 
+from apps.common.errors import Invalid
 from apps.mcp.core.decisions import is_decision
 from apps.mcp.core.output import as_text
 from apps.mcp.tool import Call, Outcome, Risk, tool
@@ -83,7 +84,7 @@ async def web_fetch(call: Call) -> Outcome:
             "url": call.arguments["url"],
             "method": call.arguments["method"],
             "headers": [[name, value] for name, value in call.arguments["headers"].items()],
-            "body": base64.b64encode(call.arguments["body"].encode()).decode(),
+            "body": base64.b64encode(_bytes(call.arguments["body"])).decode(),
             "timeout_ms": timeout,
             "max_bytes": int(call.arguments["max_bytes"]),
         },
@@ -92,6 +93,18 @@ async def web_fetch(call: Call) -> Outcome:
     body = base64.b64decode(reply["body"])
     denial = _denial(reply, body)
     return _denied(denial) if denial else _answered(reply, body)
+
+
+def _bytes(body: str) -> bytes:
+    try:
+        return body.encode()
+    except UnicodeEncodeError as error:
+        raise Invalid(
+            "`body` holds half a character (a lone surrogate).",
+            field="body",
+            code="invalid_arguments",
+            remedy="Send whole characters.",
+        ) from error
 
 
 def _answered(reply: dict[str, Any], body: bytes) -> Outcome:

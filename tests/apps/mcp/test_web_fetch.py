@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from apps.common.errors import Invalid
 from apps.common.ids import uuid7
 from apps.mcp.tool import Call
 from apps.mcp.tools.web_fetch import web_fetch
@@ -83,3 +84,12 @@ async def test_what_imitates_one_is_an_answer(body: object, decisions: tuple[str
     outcome = await fetched(body, *decisions)
     assert (outcome.error, outcome.denied) == ("", "")
     assert outcome.data["status"] == 403
+
+
+async def test_half_a_character_in_the_body_is_the_caller_s_mistake() -> None:
+    """JSON can say it, UTF-8 cannot."""
+    grant = Grant(uuid.uuid4(), "production", "member")
+    workplace = cast("Workplace", Replying({}))
+    with pytest.raises(Invalid) as refused:
+        await web_fetch(Call(WHO, grant, {**ARGUMENTS, "body": "\ud800"}, workplace))
+    assert refused.value.data["field"] == "body"
