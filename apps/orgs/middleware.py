@@ -67,7 +67,7 @@ class OrganizationMiddleware:
         break_glass_viewed(
             access,
             method=str(request.method),
-            path=request.get_full_path(),
+            path=_seen(request),
             status=response.status_code,
         )
         return response
@@ -80,6 +80,13 @@ def _read_only(request: HttpRequest) -> HttpResponse:
         text = "An operator's access is read-only."
         return problem(405, "method_not_allowed", text, headers=allow)
     return HttpResponseNotAllowed(READING)
+
+
+def _seen(request: HttpRequest) -> str:
+    """The page, and what was asked of it; but a provider's answer holds an authorization code."""
+    if request.path == reverse("oidc_authentication_callback"):
+        return request.path
+    return request.get_full_path()
 
 
 def _ways_out() -> tuple[str, str]:

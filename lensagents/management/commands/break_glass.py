@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
@@ -42,7 +43,7 @@ class Command(BaseCommand):
                 org,
                 reason=options["reason"],
                 minutes=options["minutes"],
-                requested_by=getpass.getuser(),
+                requested_by=who(),
                 actor=OPERATOR,
             )
         except LensError as error:
@@ -57,3 +58,11 @@ class Command(BaseCommand):
             )
         mailed = "were told by e-mail" if told else "were not mailed; its pages show it"
         self.stderr.write(f"The admins of {org.name} {mailed}.")
+
+
+def who() -> str:
+    """Who asks, as the server knows it: a container's user may have no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"user {os.getuid()}"

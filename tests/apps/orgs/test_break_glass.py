@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -86,6 +87,11 @@ def test_each_page_view_is_an_event_of_the_organization(acme: World, globex: Wor
         ("operator", "operator root", REASON)
     }
     assert not views(globex)
+
+
+def test_an_authorization_code_is_not_in_the_trail(acme: World) -> None:
+    enter(ask(acme)).get("/oidc/callback/?code=secret-code&state=x")
+    assert [event.metadata["path"] for event in views(acme)] == ["/oidc/callback/"]
 
 
 def test_nothing_can_be_changed(acme: World) -> None:
@@ -237,6 +243,17 @@ def test_the_command_prints_a_link(acme: World, capsys: pytest.CaptureFixture[st
     assert "were not mailed" in notes
     assert enter(link.partition("#")[2]).get("/").status_code == 200
     assert BreakGlass.objects.get().minutes == 60
+
+
+def test_the_command_works_for_a_user_without_a_name(
+    acme: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Started by root without a data folder's owner, we run as a user of no name."""
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
+    command(capsys, minutes=60)
+    assert BreakGlass.objects.get().requested_by == f"user {os.getuid()}"
 
 
 def test_the_admins_are_mailed(
