@@ -376,6 +376,22 @@ def test_the_last_admin_does_not_expire(world: World, monkeypatch: pytest.Monkey
     assert AuditEvent.objects.filter(action="membership.keep").count() == 1
 
 
+def test_the_last_admin_is_kept_before_the_end(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else nobody could come in until the next sweep. Of two whose time ends, one stays."""
+    other = given_by_hand(world, "other@people.example", role="admin")
+    rows = Membership.objects.filter(org=world.org, manual_role="admin")
+    rows.update(expires_at=clock.now() + dt.timedelta(minutes=90))
+    assert memberships_expire() == 1
+    later(monkeypatch, 1)
+    people = (other.user, User.objects.get(pk=world.admin.id))
+    assert [bool(actor_for(user, world.org)) for user in people].count(True) == 1
+    memberships_expire()
+    assert rows.count() == 1
+    assert AuditEvent.objects.filter(action="membership.keep").count() == 1
+
+
 def test_an_admin_whose_time_is_over_is_none_to_count_on(world: World) -> None:
     other = given_by_hand(world, "other@people.example", role="admin")
     Membership.objects.filter(pk=other.pk).update(expires_at=clock.now(), group_role="member")
