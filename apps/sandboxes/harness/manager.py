@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _END_SECONDS = 15.0
 _STOPPERS = 16
+_CLEAR_PATIENCE = 1.0
 
 
 class Manager:
@@ -118,6 +119,23 @@ class Manager:
             self.spawner.discard(sandbox)
         finally:
             sandbox.ended.set()
+        if sandbox.home is None:
+            self._release(sandbox)
+            return
+        # How long that takes is up to who filled the folder: nobody waits for it.
+        clearing = threading.Thread(target=self._clear, args=(sandbox,), name="clear", daemon=True)
+        clearing.start()
+        clearing.join(_CLEAR_PATIENCE)
+
+    def _clear(self, sandbox: Sandbox) -> None:
+        try:
+            sandbox.clear()
+        except OSError as error:
+            complain(f"the folder of sandbox {sandbox.id} could not be removed: {error}")
+        else:
+            self._release(sandbox)
+
+    def _release(self, sandbox: Sandbox) -> None:
         with self._lock:
             self._free.append(sandbox.slot)
 

@@ -19,20 +19,23 @@ from apps.sandboxes.harness import ipc, places, shared
 from apps.sandboxes.harness.config import DEGRADED, NAMESPACE, OWNER_RULES
 
 if TYPE_CHECKING:
+    import socket
+
     from apps.sandboxes.harness.config import Config
     from apps.sandboxes.harness.forker import Client
     from apps.sandboxes.harness.sandbox import Sandbox
     from apps.sandboxes.harness.spawn import Spawner
 
-_CLEAR_SECONDS = 30.0
+_SILENCE_SECONDS = 30.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Home:
     """The folder of one sandbox, and how to clear up behind it."""
 
     forker: Client
     spec: shared.Spec
+    answers: socket.socket | None = None
 
     def make(self) -> None:
         """Root's, to be passed by the sandbox's user; workspace and tmp are that user's own."""
@@ -48,18 +51,30 @@ class Home:
                 os.chown(folder, spec.uid, spec.gid)
             folder.chmod(0o755 if name == "etc" else 0o700)
 
-    def clear(self) -> None:
-        """End what is left of its processes, as its user, and remove the folder. OSError if not."""
+    def end(self) -> socket.socket:
+        """End what is left of its processes; the folder is emptied behind that. OSError if not."""
         ours, theirs = ipc.pair()
-        with ours:
+        try:
+            self.forker.request(clearing(self.spec), [theirs.fileno()])
+            theirs.close()
+            _await(ours, "ended")
+        except ipc.IpcError as error:
+            ours.close()
+            raise OSError(f"a sandbox's processes could not be ended: {error}") from error
+        finally:
+            theirs.close()
+        self.answers = ours
+        return ours
+
+    def clear(self) -> None:
+        """Remove the folder, which takes as long as it is full. OSError if it cannot be done."""
+        answers = self.answers or self.end()
+        self.answers = None
+        with answers:
             try:
-                self.forker.request(clearing(self.spec), [theirs.fileno()])
-                theirs.close()
-                _await_cleared(ours)
+                _await(answers, "cleared")
             except ipc.IpcError as error:
                 raise OSError(f"the folder of a sandbox could not be cleared: {error}") from error
-            finally:
-                theirs.close()
         _remove(Path(self.spec.home))
 
 
@@ -68,13 +83,14 @@ def clearing(spec: shared.Spec) -> dict[str, Any]:
     return {"shared": "clear", "spec": shared.to_message(spec), "born": False}
 
 
-def _await_cleared(answers: Any) -> None:
+def _await(answers: socket.socket, event: str) -> None:
+    """Until the child that clears up says so; it may be busy for long, but never silent."""
     while True:
-        message, fds = ipc.receive(answers, _CLEAR_SECONDS)
+        message, fds = ipc.receive(answers, _SILENCE_SECONDS)
         ipc.close_all(fds)
-        if message.get("event") == "cleared":
+        if message.get("event") == event:
             return
-        if message.get("event") != "forked":
+        if message.get("event") not in ("forked", "clearing"):
             raise ipc.IpcError(str(message.get("message", "unexpected message")))
 
 
@@ -196,13 +212,16 @@ def remove_leftovers(spawner: Spawner) -> int:
     A folder's workspace says whose it was. What has another owner than a sandbox's is not ours.
     """
     count = 0
-    with contextlib.suppress(FileNotFoundError):
-        for home in spawner.config.home_root.iterdir():
+    homes = spawner.config.home_root
+    for home in list(homes.iterdir()) if homes.exists() else []:
+        try:
             owner = (home / "workspace").lstat()
-            if _is_ours(spawner, owner.st_uid):
-                spec = _left(spawner, home, owner)
-                Home(spawner.forker, spec).clear()
-                count += 1
+        except FileNotFoundError:  # half made or half removed
+            _remove(home)
+            continue
+        if _is_ours(spawner, owner.st_uid):
+            Home(spawner.forker, _left(spawner, home, owner)).clear()
+            count += 1
     return count
 
 

@@ -255,7 +255,8 @@ class Sandbox:
                 process.kill()
 
     def stop(self) -> None:
-        """End every process, then remove what is left. Idempotent; called once per sandbox.
+        """End every process, then remove what is left but a folder: see `clear`. Idempotent; called
+        once per sandbox.
 
         Raises OSError if the kernel does not let go of a process within five seconds.
         """
@@ -271,13 +272,18 @@ class Sandbox:
             if process is not None:
                 process.close()
         self.init = self.proxy = None
-        home, self.home = self.home, None
-        if home is not None:
-            home.clear()
+        if self.home is not None:
+            self.home.end()
         with self._lock:
             group, self.group = self.group, None
         if group is not None:
             group.remove()
+
+    def clear(self) -> None:
+        """After `stop`: remove its folder, if it has one. OSError if that cannot be done."""
+        home, self.home = self.home, None
+        if home is not None:
+            home.clear()
 
     def _await_end(self) -> None:
         """Without namespaces process 1 ends the others when its socket closes, and is given time

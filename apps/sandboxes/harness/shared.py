@@ -136,15 +136,18 @@ def run(message: dict[str, Any], fds: list[int]) -> None:
 
 
 def _clear(answers: socket.socket, spec: Spec) -> None:
-    """End what is left of a sandbox and empty its folders, as its user."""
+    """End what is left of a sandbox (`ended`) and empty its folders, as its user (`cleared`). How
+    long that takes is up to who filled them: `clearing` says now and then that it goes on."""
     try:
         if not spec.rootless:
             tree.kill_user(spec.identity)
             tree.await_end(spec.uid)
             tree.become(spec.identity, syscalls.ALL_CAPABILITIES)
+        ipc.send(answers, {"event": "ended"})
+        alive = _Alive(answers)
         for folder in (spec.places.workspace, spec.places.tmp):
             with contextlib.suppress(FileNotFoundError):
-                tree.empty(folder)
+                tree.empty(folder, alive)
         ipc.send(answers, {"event": "cleared"})
     except (OSError, tree.StillRootError) as error:
         with contextlib.suppress(ipc.IpcError):
@@ -153,6 +156,21 @@ def _clear(answers: socket.socket, spec: Spec) -> None:
         pass
     finally:
         os._exit(0)
+
+
+class _Alive:
+    """Says so, about once a second of those in which it is called. Raises IpcError when nobody
+    listens any more: who comes next begins anew."""
+
+    def __init__(self, answers: socket.socket) -> None:
+        self._answers = answers
+        self._told = time.monotonic()
+
+    def __call__(self) -> None:
+        now = time.monotonic()
+        if now - self._told > 1:
+            self._told = now
+            ipc.send(self._answers, {"event": "clearing"})
 
 
 def _start(control: socket.socket, spec: Spec, groups: list[int]) -> None:

@@ -122,10 +122,12 @@ class Spawner:
             sandbox.accepted(wanted.bundle)
         except (SpawnError, proxies.NoProxyError, ipc.IpcError, OSError) as error:
             self.discard(sandbox)
+            sandbox.clear()
             message = f"the sandbox could not be built: {error}"
             raise Unavailable(message, code="sandbox_failed") from error
         except LensError:
             self.discard(sandbox)
+            sandbox.clear()
             raise
         self.zygote.refill()
         sandbox.created_ms = milliseconds_since(started)
@@ -216,6 +218,7 @@ class Spawner:
         sandbox = Sandbox(f"preflight-{os.getpid()}", 0, self.config.limits, {}, "", mode=self.mode)
         try:
             with contextlib.ExitStack() as stack:
+                stack.callback(sandbox.clear)
                 stack.callback(sandbox.stop)
                 self.begin(sandbox)
                 ipc.close_all(opened(sandbox))

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NoReturn
 from apps.sandboxes.harness import confine, syscalls
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from apps.sandboxes.harness.confine import Identity
 
@@ -156,8 +156,9 @@ def _descendants(root: int) -> Iterator[int]:
         waiting += found
 
 
-def empty(folder: str) -> None:
-    """Remove all that is below `folder`, whatever its modes, names and depth.
+def empty(folder: str, alive: Callable[[], None] = lambda: None) -> None:
+    """Remove all that is below `folder`, whatever its modes, names and depth; `alive` is called for
+    each thing.
 
     A folder within a folder is moved up before it is emptied, so depth costs neither stack nor
     descriptors nor a long path.
@@ -167,13 +168,14 @@ def empty(folder: str) -> None:
         moved = 0
         while names := os.listdir(top):  # noqa: PTH208 of a descriptor
             for name in names:
+                alive()
                 if not _is_folder(top, name):
                     os.unlink(name, dir_fd=top)
                     continue
                 os.chmod(name, 0o700, dir_fd=top)
                 below = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=top)
                 try:
-                    moved = _lift(below, top, moved)
+                    moved = _lift(below, top, moved, alive)
                 finally:
                     os.close(below)
                 os.rmdir(name, dir_fd=top)
@@ -181,9 +183,10 @@ def empty(folder: str) -> None:
         os.close(top)
 
 
-def _lift(below: int, top: int, moved: int) -> int:
+def _lift(below: int, top: int, moved: int, alive: Callable[[], None]) -> int:
     """Unlink the files of `below` and move its folders up to `top`; how many were moved so far."""
     for name in os.listdir(below):
+        alive()
         if not _is_folder(below, name):
             os.unlink(name, dir_fd=below)
             continue

@@ -89,11 +89,12 @@ def below(daemon: Daemon) -> list[int]:
 
 
 def names(daemon: Daemon) -> dict[str, int]:
-    """The processes of a sandboxd by what they are called."""
-    found = {}
+    """The processes of a sandboxd by what they are called, the parent where a child that has just
+    been forked still has its name."""
+    found: dict[str, int] = {}
     for pid in below(daemon):
         with contextlib.suppress(OSError):
-            found[Path(f"/proc/{pid}/comm").read_text().strip()] = pid
+            found.setdefault(Path(f"/proc/{pid}/comm").read_text().strip(), pid)
     return found
 
 
@@ -290,9 +291,11 @@ def test_what_a_killed_sandboxd_leaves_is_cleared_by_the_next(name: str) -> None
         home = folder / "run" / "sandboxes" / box.id
         assert marked(4521)
         assert home.exists()
+        (home.parent / "0-half-made").mkdir()
         same = json.loads((folder / "sandboxd.json").read_text())
         second = kinds.run(name, folder, **same)
         assert not home.exists()
+        assert not (home.parent / "0-half-made").exists()
         if not KINDS[name].rootless:
             assert not marked(4521)
         assert second.stop() == 0
