@@ -50,6 +50,7 @@ EDGE = {
     "apps/orgs/oidc/flow.py",
     "apps/orgs/services/break_glass.py",
     "apps/orgs/services/invitations.py",
+    "apps/orgs/services/setup.py",
     "apps/orgs/session.py",
     "apps/orgs/views/invitations.py",
     "apps/orgs/views/sign_in.py",
