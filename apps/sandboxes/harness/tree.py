@@ -115,13 +115,22 @@ def await_end(uid: int) -> None:
         time.sleep(_ROUND_SECONDS)
 
 
+def users() -> set[int]:
+    """Who runs something."""
+    return {uid for pid in _numbers() if (uid := _user(pid)) is not None}
+
+
 def _runs_as(pid: int, uid: int) -> bool:
-    """Whether it is no zombie and the user's. Not by the owner of its folder in /proc, which is
-    root for one that is not dumpable."""
+    return _user(pid) == uid
+
+
+def _user(pid: int) -> int | None:
+    """Whose it is; None where it is gone or a zombie. Not by the owner of its folder in /proc,
+    which is root for one that is not dumpable."""
     with contextlib.suppress(OSError), Path(f"/proc/{pid}/status").open("rb") as file:
         found = dict(line.split(None, 2)[:2] for line in file if line.startswith(_ASKED))
-        return int(found[b"Uid:"]) == uid and found[b"State:"] not in b"ZX"
-    return False
+        return None if found[b"State:"] in b"ZX" else int(found[b"Uid:"])
+    return None
 
 
 def _numbers() -> list[int]:

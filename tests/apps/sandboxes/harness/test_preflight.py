@@ -88,3 +88,38 @@ def test_a_container_and_anything_else(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_another_machine() -> None:
     assert "Linux on x86_64 or aarch64" in remedies.of(config.NAMESPACE, "machine", 0, "x")
+
+
+# As root of a plain container, in a process table of its own: a kill by user reaches no further.
+CONTAINED = """
+import os, subprocess, sys
+from apps.sandboxes.harness import config, preflight, syscalls
+from tests.apps.sandboxes.harness import launch
+launch.own_network()
+syscalls.unshare(syscalls.CLONE_NEWPID | syscalls.CLONE_NEWNS)
+if pid := os.fork():
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
+syscalls.mount("proc", "/proc", "proc")
+there = config.Config(*[config.Path("/")] * 3)
+running = [
+    subprocess.Popen(["/bin/sleep", "60"], user=uid, group=uid)
+    for uid in (there.sandbox_uid_base, there.sandbox_uid_base + there.max_sandboxes - 1)
+]
+kept = launch._OF_CONTAINERS
+syscalls.drop_bounding(c for c in syscalls.ALL_CAPABILITIES if c not in kept)
+syscalls.set_capabilities(kept)
+code = preflight.main()
+print("ended:", [process.poll() for process in running], flush=True)
+os._exit(code)
+"""
+
+
+@pytest.mark.isolation
+@pytest.mark.usefixtures("isolation")
+def test_asking_a_container_ends_nothing_of_a_sandboxd_that_runs_there() -> None:
+    """What is built to find out is ended by its user, which must be no running sandbox's."""
+    done = program("-c", CONTAINED)
+    told = done.stdout.decode()
+    assert "ended: [None, None]" in told, (told, done.stderr)
+    assert "mode degraded" in told
