@@ -8,11 +8,13 @@ has no use for them and Django's own permissions do not know tenants.
 from __future__ import annotations
 
 import time
+from functools import wraps
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlencode
 
 from django.conf import settings
 from django.contrib import messages
+from django.core.exceptions import BadRequest
 from django.core.paginator import Paginator
 from django.http import Http404, HttpResponse, HttpResponseRedirect
 from django.shortcuts import resolve_url
@@ -58,6 +60,18 @@ class LensAdminSite(UnfoldAdminSite):
             super().register(model_or_iterable, admin_class, **options)
         elif admin_class is None or f"{admin_class.__module__}.".startswith(OWN_PACKAGES):
             raise TypeError(f"{admin_class} must be built on OrgModelAdmin")
+
+    def admin_view(self, view: Any, cacheable: bool = False) -> Any:  # noqa: FBT001, FBT002  Django's signature
+        """As Django's; a NUL, which no text of PostgreSQL can be compared with, is refused."""
+        inner = super().admin_view(view, cacheable)
+
+        @wraps(inner)
+        def checked(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+            if any("\0" in text for _, texts in request.GET.lists() for text in texts):
+                raise BadRequest("There is a NUL in the address.")
+            return inner(request, *args, **kwargs)
+
+        return checked
 
     def allows(self, request: HttpRequest, verb: str, obj: Model | None = None) -> bool:
         """Whether the request's actor may; without an object: anywhere in the organization."""

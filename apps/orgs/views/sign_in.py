@@ -94,7 +94,7 @@ def safe_next(request: HttpRequest) -> str:
     wanted = request.GET.get("next", "") or request.POST.get("next", "")
     host = {request.get_host()}
     fine = url_has_allowed_host_and_scheme(wanted, host, require_https=request.is_secure())
-    return wanted if fine else ""
+    return wanted if fine and wanted.startswith("/") else ""  # else a redirect takes it for a name
 
 
 def refused(

@@ -343,3 +343,23 @@ def test_what_an_agent_wrote_is_inert(acme: World) -> None:
         assert "\u202e" not in text, page
         assert "\u200b" not in text, page
         assert 'href="https://evil' not in text, page
+
+
+def test_what_is_no_value_in_an_address_is_refused(acme: World) -> None:
+    """No text of PostgreSQL holds a NUL, and what is ticked is an id."""
+    client = browser(acme.admin)
+    for model_admin in registered():
+        page = url(model_admin.model, "changelist")
+        names = [one for one in model_admin.list_filter if isinstance(one, str)]
+        for name in ("q", *names, *(f"{name}__exact" for name in names)):
+            assert client.get(f"{page}?{name}=a%00b").status_code == 400, (page, name)
+        ticked = client.post(page, {"action": "delete_selected", "_selected_action": "no id"})
+        assert ticked.status_code == 400 or "delete" not in model_admin.verbs, page
+    assert client.get("/search/?s=%00").status_code == 400
+    assert client.get("/search/?s=sre").status_code == 200
+
+
+@pytest.mark.parametrize("where", ["x", "[", "team_changelist", "%ED%A0%80"])
+def test_who_is_signed_in_goes_to_an_address_only(where: str, acme: World) -> None:
+    response = browser(acme.admin).get(f"/login/?next={where}")
+    assert (response.status_code, response["Location"]) == (302, "/")
