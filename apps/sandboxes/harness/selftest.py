@@ -23,6 +23,7 @@ METADATA_4 = ("169.254.169.254", 80)
 OUTSIDE_6 = ("2001:db8::1", 443)
 METADATA_6 = ("fd00:ec2::254", 80)
 _TIMEOUT = 0.25
+LONG = 5.0  # for what must work, on a busy host too
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +69,12 @@ def must_fail(action: Callable[[], object], *errnos: int | None) -> Callable[[],
     return check
 
 
-def connect(family: int, address: tuple[str, int]) -> Callable[[], None]:
+def connect(family: int, address: tuple[str, int], timeout: float = _TIMEOUT) -> Callable[[], None]:
     """The attempt to make a TCP connection."""
 
     def action() -> None:
         with socket.socket(family, socket.SOCK_STREAM) as sock:
-            sock.settimeout(_TIMEOUT)
+            sock.settimeout(timeout)
             sock.connect(address)
 
     return action
@@ -210,7 +211,7 @@ def trace() -> None:
 
 def _proxy(family: int, address: str) -> Callable[[], str]:
     def check() -> str:
-        connect(family, (address, env.PROXY_PORT))()
+        connect(family, (address, env.PROXY_PORT), LONG)()
         return f"{address}:{env.PROXY_PORT}"
 
     return check

@@ -107,7 +107,7 @@ def _workspace_works() -> str:
 def _proxy(family: int, address: str) -> Check:
     def check() -> str:
         port = places.here().port
-        connect(family, (address, port))()
+        connect(family, (address, port), selftest.LONG)()
         return f"{address}:{port}"
 
     return check
