@@ -10,6 +10,7 @@ import re
 import ssl
 from dataclasses import dataclass
 from importlib import import_module
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -81,6 +82,17 @@ def _believing(original: Any) -> Any:
     return read
 
 
+def _unfinished(original: Any) -> Any:
+    original.finish = lambda _: None
+    return original
+
+
+def _unasked(original: Any) -> Any:
+    """The URL with the credential in it is not decided on."""
+    original.decide_unremembered = lambda *_: SimpleNamespace(allowed=True)
+    return original
+
+
 def _uncut(original: Any) -> Any:
     original._no_longer_allowed = lambda *_: False
     return original
@@ -118,6 +130,13 @@ MUTANTS = (
     Mutant("held back bytes", "apps.proxy.egress.scrub", "overlap", _always(0), ("credential",)),
     Mutant("compressed answers", "apps.proxy.egress.response", "_check_coding", _always(None),
            ("credential",)),
+    Mutant("size of what is inflated", "apps.proxy.egress.inflate", "MOST_RATIO", _set(10**9),
+           ("credential",)),
+    Mutant("end of what is inflated", "apps.proxy.egress.inflate", "Inflater", _unfinished,
+           ("credential",)),
+    Mutant("own parameters", "apps.proxy.egress.place", "_without",
+           lambda _: lambda query, __: query, ("credential",)),
+    Mutant("URLs with a credential", "apps.proxy.egress.gate", "Gate", _unasked, ("credential",)),
     Mutant("control characters in values", "apps.proxy.egress.inject", "_PRINTABLE",
            _set(re.compile(r"(?s).*")), ("credential",)),
     Mutant("path letters", _PATHS, "_text_problem", _always(""), ("path",)),
