@@ -1,4 +1,8 @@
-"""Teams. A deleted team stays as a row: its audit trail, agents and tokens point to it."""
+"""Teams. A deleted team stays as a row: its audit trail, agents and tokens point to it.
+
+The admin's page of a team goes on with its people in the same transaction (`membership_update`), so
+the organization is locked here already, before the Revision is bumped.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ from apps.orgs import revision
 from apps.orgs.access import require
 from apps.orgs.events import OrgAction
 from apps.orgs.models import Team
+from apps.orgs.services.memberships import lock_organization
 from apps.orgs.trail import created, note
 
 if TYPE_CHECKING:
@@ -25,6 +30,7 @@ def team_create(
 ) -> Team:
     """A new team: without a policy it may do nothing."""
     require(actor, "team.create", org)
+    lock_organization(org.pk)
     team = Team(org=org, slug=slug, name=name, description=description)
     rows.insert(team, taken=f"A team with the slug “{slug}” exists. Choose another slug.")
     note(actor, OrgAction.TEAM_CREATE, team, created(team, "slug", "name", "description"))
@@ -38,6 +44,7 @@ def team_update(
 ) -> Team:
     """Change what is given; None keeps. The slug never changes."""
     require(actor, "team.update", team)
+    lock_organization(team.org_id)
     team = live_team(team)
     changes = rows.update(team, rows.given(name=name, description=description))
     if changes:

@@ -130,7 +130,7 @@ def test_provider_taken_out_of_use_brings_nobody_in_who_was_under_way(
     assert not Identity.objects.exists()
 
 
-@pytest.mark.parametrize("way", ["sign in", "invite"])
+@pytest.mark.parametrize("way", ["sign in", "invite", "make a team", "change a team"])
 def test_organization_is_locked_before_the_revision_is_bumped(
     acme: Tenant, client: Client, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
@@ -138,6 +138,7 @@ def test_organization_is_locked_before_the_revision_is_bumped(
     invited = services.invitation_create(acme.org, email="guest@acme.test", actor=SYSTEM)
     client.post("/invitation/open/", {"token": invited.token})
     acme.knows("guest-sub", "guest@acme.test")
+    team = services.team_create(acme.org, slug="sre", name="SRE", actor=SYSTEM)
     order: list[str] = []
     lock, bump = Organization.objects.select_for_update, revision.bump
 
@@ -154,8 +155,12 @@ def test_organization_is_locked_before_the_revision_is_bumped(
     if way == "sign in":
         acme.sign_in(client)
         assert signed_in(client)
-    else:
+    elif way == "invite":
         acme.invite("other@acme.test")
+    elif way == "make a team":
+        services.team_create(acme.org, slug="new", name="New", actor=SYSTEM)
+    else:
+        services.team_update(team, name="Reliability", actor=SYSTEM)
     assert order[0] == "organization"
     assert "revision" in order
 
