@@ -61,14 +61,18 @@ def keep(settings: Config) -> int:
     while True:
         started, child = time.monotonic(), None
         try:
-            child = start(settings)
-            code = wait(child, tied=settings.stop_on_stdin_eof)
-            child = None
-            if code == sandboxd.BAD_CONFIG:
-                return code
+            try:
+                child = start(settings)
+            except OSError as error:
+                happened = f"could not be started ({error.strerror})"
+            else:
+                code = wait(child, tied=settings.stop_on_stdin_eof)
+                child, happened = None, f"ended ({told(code)})"
+                if code == sandboxd.BAD_CONFIG:
+                    return code
             if time.monotonic() - started > STEADY_SECONDS:
                 pause = FIRST_PAUSE
-            complain(f"it ended ({told(code)}); it is started anew in {pause:.1f} s")
+            complain(f"it {happened}; it is started anew in {pause:.1f} s")
             wait(None, tied=settings.stop_on_stdin_eof, seconds=pause)
         except _ToldToEnd:
             return 0 if child is None else end(child)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -164,3 +165,24 @@ def test_who_ran_for_long_begins_with_short_pauses(monkeypatch: pytest.MonkeyPat
     assert keeper.keep(settings) == 0  # type: ignore[arg-type]
     assert pauses[:9] == [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30.0]
     assert pauses[9:] == [0.2, 0.4]
+
+
+def test_a_host_that_cannot_fork_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started: list[bool] = []
+
+    def start_or_not(_: object) -> int:
+        started.append(True)
+        if len(started) == 1:
+            raise BlockingIOError(errno.EAGAIN, "no process left")
+        return 1
+
+    def wait(child: int | None, **_: object) -> int:
+        return 0 if child is None else sandboxd.BAD_CONFIG
+
+    monkeypatch.setattr(keeper, "start", start_or_not)
+    monkeypatch.setattr(keeper, "wait", wait)
+    settings = SimpleNamespace(stop_on_stdin_eof=True)
+    assert keeper.keep(settings) == sandboxd.BAD_CONFIG  # type: ignore[arg-type]
+    assert "could not be started (no process left)" in capsys.readouterr().err
