@@ -33,7 +33,7 @@ def decode_body(body: bytes) -> dict[str, Any]:
     """The object in a frame's body; raises FrameError when it is none."""
     try:
         message = json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FrameError("frame is not JSON") from error
     if not isinstance(message, dict):
         raise FrameError("frame is not an object")
