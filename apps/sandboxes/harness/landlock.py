@@ -82,6 +82,12 @@ def ruleset(
     return descriptor
 
 
+def signals_only() -> int:
+    """A ruleset descriptor that keeps signals inside (ABI 6) and changes nothing else."""
+    attributes = struct.pack("=QQQ", 0, 0, _SCOPE_SIGNAL)
+    return syscalls.call("landlock_create_ruleset", attributes, len(attributes), 0)
+
+
 def _allow(descriptor: int, path: str, rights: int) -> None:
     try:
         parent = os.open(path, os.O_PATH | os.O_CLOEXEC)

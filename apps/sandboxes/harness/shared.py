@@ -202,7 +202,10 @@ def _start(control: socket.socket, spec: Spec, groups: list[int]) -> None:
 
 def _leave_to_a_child(control: socket.socket) -> None:
     """Returns in a child only. We stay outside of the Landlock domain in which it and the commands
-    will be: being the same user they could end it, but not us, who then end them."""
+    will be: being the same user they could end it, but not us, who then end them. All are in one of
+    ours, so that one `kill` ends them and nothing else, however fast they fork."""
+    with init.step("landlock"):
+        _keep_signals_inside()
     pid = os.fork()
     if pid == 0:
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -212,8 +215,36 @@ def _leave_to_a_child(control: socket.socket) -> None:
     confine.name_process("lens-warden")
     confine.undumpable()
     os.waitpid(pid, 0)
-    tree.kill_descendants(os.getpid())
+    _kill_our_own()
+    _reap()
     os._exit(0)
+
+
+class _Domain:
+    """Whether this process and its children are in a Landlock domain that was seen to keep their
+    signals inside: else one `kill` for all would be one for all that runs as the user."""
+
+    seen = False
+
+
+def _keep_signals_inside() -> None:
+    """Make such a domain, and see it by our parent, who is out of reach from then on."""
+    parent = os.getppid()
+    if landlock.abi() < landlock.SCOPE_ABI or not tree.reaches(parent):
+        return
+    syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
+    descriptor = landlock.signals_only()
+    landlock.restrict(descriptor)
+    os.close(descriptor)
+    _Domain.seen = not tree.reaches(parent) and os.getppid() == parent
+
+
+def _kill_our_own() -> None:
+    """End what runs below us, where all is one user."""
+    if _Domain.seen:
+        tree.kill_domain()
+    else:
+        tree.kill_descendants(os.getpid())
 
 
 def _build(control: socket.socket, spec: Spec) -> int:
@@ -315,6 +346,11 @@ def writable(spec: Spec) -> Iterable[str]:
 def end_everything(spec: Spec) -> None:
     """End all processes of the sandbox but ourselves, and see them gone."""
     _kill(spec)
+    _reap()
+
+
+def _reap() -> None:
+    """Until no child is left: who loses its parent is ours."""
     until = time.monotonic() + _LAST_SECONDS
     while time.monotonic() < until:
         try:
@@ -326,7 +362,7 @@ def end_everything(spec: Spec) -> None:
 
 def _kill(spec: Spec) -> None:
     if spec.rootless:
-        tree.kill_descendants(os.getpid())
+        _kill_our_own()
     else:
         tree.kill_user(spec.identity)
 

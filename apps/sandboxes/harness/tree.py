@@ -137,6 +137,22 @@ def _numbers() -> list[int]:
     return [int(place.name) for place in Path("/proc").iterdir() if place.name.isdigit()]
 
 
+def reaches(pid: int) -> bool:
+    """Whether we may signal that process."""
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    return True
+
+
+def kill_domain() -> None:
+    """SIGKILL to all of our Landlock domain and those below it, at once. For a caller who has seen
+    that the domain keeps its signals inside: without that, to all that runs as its user."""
+    with contextlib.suppress(OSError):
+        os.kill(-1, signal.SIGKILL)
+
+
 def kill_descendants(root: int) -> None:
     """SIGKILL to all that descends from `root`, until nothing of it is left that is no zombie."""
     for _ in range(_ROUNDS):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from apps.sandboxes.harness import modes
+from apps.sandboxes.harness import modes, tree
 from apps.sandboxes.harness.config import Config
 from tests.apps.sandboxes.harness import kinds
 from tests.apps.sandboxes.harness.conftest import SECRET, Box, Daemon, bundle, start, until
@@ -194,6 +194,42 @@ def test_a_new_policy_arrives(moded: Daemon) -> None:
     assert moded.call("PUT", path, bundle(5, "api.example.com")) == (200, {"applied": 5})
     assert box.run(DENIED).text != "403"
     box.delete()
+
+
+RUNS_AWAY = """
+import os
+while True:
+    try:
+        if os.fork(): os._exit(0)
+    except OSError: pass
+"""
+
+
+@pytest.mark.parametrize("end", ["deadline", "sandbox"])
+def test_what_never_keeps_still_is_ended(moded: Daemon, end: str) -> None:
+    """A process that is another one before anybody has seen it."""
+
+    def runs() -> bool:
+        found = (Path(f"/proc/{pid}/cmdline") for pid in tree._numbers())
+        return any(mark in _read(place) for place in found)
+
+    mark = f"runs-away-{uuid.uuid4()}".encode()
+    box = moded.create(allow_degraded=True, limits={"pids": 48})
+    start_it = f"/usr/bin/python3 -I -c '{RUNS_AWAY}' {mark.decode()} >/dev/null 2>&1 &"
+    if end == "deadline":
+        assert box.run(f"{start_it} exec sleep 60", timeout_ms=1000).raw["timed_out"] is True
+        assert until(lambda: not runs())
+    else:
+        box.run(start_it)
+        assert until(runs)
+    box.delete()
+    assert until(lambda: not runs())
+
+
+def _read(place: Path) -> bytes:
+    with contextlib.suppress(OSError):
+        return place.read_bytes()
+    return b""
 
 
 def test_a_fork_bomb_ends_in_its_sandbox(moded: Daemon) -> None:
