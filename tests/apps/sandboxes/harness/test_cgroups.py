@@ -130,7 +130,8 @@ def test_a_group_is_killed_whole(hierarchy: Hierarchy) -> None:
     while len(cgroups.members(job.path)) < 4 and time.monotonic() < deadline:
         time.sleep(0.01)
     job.kill()
-    assert process.wait(5) == -signal.SIGKILL
+    # Version 1 lets no new process in, first: the shell may end by that before it is killed.
+    assert process.wait(5) in (-signal.SIGKILL, 2)
     while cgroups.members(job.path) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert cgroups.members(job.path) == []
