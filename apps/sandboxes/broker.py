@@ -16,6 +16,7 @@ import hmac
 import logging
 import socket
 import threading
+import time
 import uuid
 from typing import TYPE_CHECKING, Any
 
@@ -181,11 +182,19 @@ class Broker:
             try:
                 peer, _ = self._listener.accept()
             except OSError:
-                return
+                if self._listener.fileno() < 0:
+                    return
+                # Out of descriptors or a peer that is gone already: neither must end the loop.
+                time.sleep(0.01)
+                continue
             if not is_ours(peer) or not self._places.acquire(blocking=False):
                 peer.close()
                 continue
-            threading.Thread(target=self._serve, args=(peer,), daemon=True).start()
+            try:
+                threading.Thread(target=self._serve, args=(peer,), daemon=True).start()
+            except RuntimeError:  # no thread to be had: the proxy refuses, and asks again later
+                self._places.release()
+                peer.close()
 
     def _serve(self, peer: socket.socket) -> None:
         try:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import resource
 import shutil
 import socket
 import tempfile
+import time
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -241,6 +243,24 @@ def test_nonsense_ends_the_connection_only(path: Path, nonsense: bytes) -> None:
     with connected(path) as sock:
         sock.sendall(nonsense)
         sock.shutdown(socket.SHUT_WR)
+        assert sock.recv(1) == b""
+
+
+def test_it_goes_on_when_there_are_descriptors_again(path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(10)
+        free = os.dup(0)
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, before[1]))
+        try:
+            sock.connect(str(path))
+            with pytest.raises(OSError, match="Too many open files"):
+                os.dup(0)
+            time.sleep(0.1)  # for the server to fail; it may as well not have tried yet
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        sock.sendall(b"\0\0\0\2[]")
         assert sock.recv(1) == b""
 
 
