@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -34,8 +33,6 @@ def test_a_dead_broker_raises_nothing_and_is_then_left_alone(
     dead_broker: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     bell = Bell()
-    began = time.monotonic()
     assert bell.ring([uuid7() for _ in range(1_000)]) == 0
     assert bell.ring([uuid7()]) == 0
-    assert time.monotonic() - began < 1
     assert len(caplog.records) == 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -53,10 +52,8 @@ async def test_a_hint_saves_the_wait(sandbox: Sandbox, monkeypatch: pytest.Monke
     task = asyncio.ensure_future(waiting.wait_ready(sandbox.pk, org_id=sandbox.org_id, seconds=10))
     await asyncio.sleep(0.1)
     await become(sandbox, state="ready")
-    started = time.monotonic()
     await asyncio.to_thread(waiting.hint, sandbox.pk)
-    await task
-    assert time.monotonic() - started < 2
+    await task  # without it: no answer in 10 s
 
 
 async def test_the_wait_is_bounded(sandbox: Sandbox) -> None:

@@ -28,16 +28,16 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.database, pytest.mark.django_db(transaction=True)]
 
 
-def until(true: Callable[[], bool], seconds: float) -> float:
+def until(true: Callable[[], bool], seconds: float) -> None:
     started = time.monotonic()
     while time.monotonic() - started < seconds:
         if true():
-            return time.monotonic() - started
+            return
         time.sleep(0.01)
     pytest.fail("waited in vain")
 
 
-def test_a_revoked_token_ends_its_sandbox_within_a_second(sandboxd: SandboxdTwin) -> None:
+def test_a_revoked_token_ends_its_sandbox_without_a_worker(sandboxd: SandboxdTwin) -> None:
     world = factories.acme()
     principal = authenticate(world.minted.value)
     row = services.sandbox_for(principal=principal, project_id=world.project.pk)
@@ -48,7 +48,7 @@ def test_a_revoked_token_ends_its_sandbox_within_a_second(sandboxd: SandboxdTwin
         until(lambda: bool(sandboxd.boxes[str(row.pk)].bundles), 5)
         agents.token_revoke(world.minted.token, actor=world.admin)
         # No worker runs here: the watcher itself ends what it found.
-        assert until(lambda: not sandboxd.boxes, 5) < 1
+        until(lambda: not sandboxd.boxes, 5)
         assert Sandbox.objects.filter(pk=row.pk, state="stopped").exists()
     finally:
         watcher.stop()
@@ -172,8 +172,8 @@ def test_a_slow_sandbox_does_not_delay_the_policy_of_the_others(sandboxd: Sandbo
     done = threading.Thread(target=look_once)
     done.start()
     others = [box for box in sandboxd.boxes.values() if box is not slow]
-    assert until(lambda: all(box.bundles for box in others), 5) < 1.5
-    assert not slow.bundles
+    until(lambda: all(box.bundles for box in others), 5)
+    assert not slow.bundles  # who had waited for it would have its own only after it
     done.join(10)
     assert slow.bundles
 
@@ -182,11 +182,11 @@ def test_many_end_side_by_side(sandboxd: SandboxdTwin) -> None:
     """A killed team has many sandboxes, and the last one ends as soon as the first."""
     world, rows = several(sandboxd, 6)
     for box in sandboxd.boxes.values():
-        box.delay = 0.5
+        box.delay = 2.0
     agents.agent_disable(world.agent, actor=world.admin)
     started = time.monotonic()
     assert provisioning.stop_disallowed() == len(rows)
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 8  # one after the other it would be 12
     assert sandboxd.boxes == {}
 
 

