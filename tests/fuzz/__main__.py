@@ -1,10 +1,11 @@
 """`make fuzz`: schemathesis over the OpenAPI document, against a real server, as three callers.
 
-    python -m tests.fuzz [--smoke] [--seed N]
+    python -m tests.fuzz [--smoke] [--seed N] [--postgresql]
 
 A fresh data folder with two organizations, a live Daphne on it, and for each identity (an admin's
 session, an agent's token, the admin of the other organization who is given the first one's ids) a
-run of schemathesis: boundary values, random and wrong data, and chains of calls. Prints a table
+run of schemathesis: boundary values, random and wrong data, and chains of calls. On SQLite, or on
+a private PostgreSQL and Redis, which refuse other things than SQLite does. Prints a table
 and, last, one line of JSON: `cases`, `server_errors`, `schema_violations`; exit 1 where one of
 the last two is not 0.
 
@@ -28,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
+from tests import services
 from tests.platform import ROOT, environment, free_port, stop
 
 if TYPE_CHECKING:
@@ -52,11 +54,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make fuzz", description=__doc__.splitlines()[0])
     parser.add_argument("--smoke", action="store_true", help="a minute, always the same cases")
     parser.add_argument("--seed", type=int, default=1, help="of the random data")
+    parser.add_argument("--postgresql", action="store_true", help="with Redis, as on a server")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="lens-fuzz-") as name:
-        folder = Path(name)
-        world = build(folder)
-        with served(folder) as url:
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lens-fuzz-")))
+        variables = environment({**SETTINGS, "LENS_DATA_DIR": str(folder / "data")})
+        if options.postgresql:
+            variables |= stack.enter_context(services.both())
+            variables["DJANGO_SETTINGS_MODULE"] = "lensagents.settings.test"
+        world = build(variables)
+        with served(folder, variables) as url:
             found = [
                 run(folder, url, world, who, smoke=options.smoke, seed=options.seed)
                 for who in SCHEMES
@@ -64,11 +71,11 @@ def main() -> int:
     return tell(found)
 
 
-def build(folder: Path) -> dict[str, Any]:
-    """The organizations, in the data folder; who may call, and which ids there are."""
+def build(variables: dict[str, str]) -> dict[str, Any]:
+    """The organizations, in the database; who may call, and which ids there are."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.fuzz.world"],
-        env=variables(folder),
+        env=variables,
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -80,20 +87,15 @@ def build(folder: Path) -> dict[str, Any]:
     return made
 
 
-def variables(folder: Path) -> dict[str, str]:
-    """The environment of the server and of what prepares it."""
-    return environment({**SETTINGS, "LENS_DATA_DIR": str(folder / "data")})
-
-
 @contextlib.contextmanager
-def served(folder: Path) -> Iterator[str]:
-    """A live server on the folder; its address."""
+def served(folder: Path, variables: dict[str, str]) -> Iterator[str]:
+    """A live server in that environment; its address."""
     port = free_port()
     command = [sys.executable, "-m", "daphne", "-b", "127.0.0.1", "-p", str(port)]
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(  # noqa: S603  our own interpreter
             [*command, "lensagents.asgi:application"],
-            env=variables(folder),
+            env=variables,
             cwd=ROOT,
             stdout=log,
             stderr=log,
