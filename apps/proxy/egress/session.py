@@ -168,10 +168,11 @@ class Session(HttpProtocolHandler):
 
     def _intercept(self, authority: Authority, record: Record) -> None:
         """Be the server the agent wants to speak to, then serve its requests."""
-        context = self._plane.authority.context(authority.host)
         sock = self._wire.sock
         sock.settimeout(self._limits.handshake)
         sock.sendall(_ESTABLISHED)
+        # Only now: the certificate of a new host is made while the agent prepares its hello.
+        context = self._plane.authority.context(authority.host)
         secured = self._line.wrap(
             sock, lambda: context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
         )
