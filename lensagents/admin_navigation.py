@@ -1,4 +1,4 @@
-"""The menu of the admin, by task and not by table; and the switch between organizations."""
+"""The menu of the admin, by task and not by table."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin
 from django.urls import reverse
-
-from apps.orgs.session import organizations_open
 
 if TYPE_CHECKING:
     from django.http import HttpRequest
@@ -70,13 +68,6 @@ def organization_name(request: HttpRequest) -> str:
     """The organization that this session works in."""
     org = getattr(request, "org", None)
     return org.name if org else "No organization"
-
-
-def organizations(request: HttpRequest) -> list[dict[str, Any]]:
-    """The person's other organizations, for the switcher; empty = no switcher is shown."""
-    current = getattr(request, "org", None)
-    others = [org for org in organizations_open(request)[:50] if org != current]
-    return [{"title": org.name, "icon": "domain", "link": str(org.pk)} for org in others]
 
 
 def _item(title: str, icon: str, label: str) -> dict[str, Any]:

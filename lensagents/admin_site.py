@@ -13,19 +13,16 @@ from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlencode
 
 from django.conf import settings
-from django.contrib import messages
 from django.core.exceptions import BadRequest
 from django.core.paginator import Paginator
-from django.http import Http404, HttpResponse, HttpResponseRedirect
+from django.http import HttpResponse, HttpResponseRedirect
 from django.shortcuts import resolve_url
 from django.template.response import TemplateResponse
-from django.urls import path, reverse
-from django.views.decorators.http import require_POST
+from django.urls import reverse
 from unfold.dataclasses import SearchResult
 from unfold.sites import UnfoldAdminSite
 
 from apps.common.admin import OrgModelAdmin
-from apps.common.errors import NotFound
 from apps.orgs.access import can, can_somewhere
 
 if TYPE_CHECKING:
@@ -33,7 +30,6 @@ if TYPE_CHECKING:
 
     from django.db.models import Model, QuerySet
     from django.http import HttpRequest
-    from django.urls import URLPattern
 
 OWN_PACKAGES = ("apps.", "lensagents.", "tests.")
 FOUND_PER_MODEL = 10
@@ -103,9 +99,7 @@ class LensAdminSite(UnfoldAdminSite):
 
     def get_urls(self) -> list[Any]:
         """Django's and the theme's, without those that know no tenants."""
-        own = [path("switch/", self.admin_view(require_POST(self.switch)), name="switch")]
-        kept = [url for url in super().get_urls() if getattr(url, "name", None) not in REMOVED]
-        return own + cast("list[URLPattern]", kept)
+        return [url for url in super().get_urls() if getattr(url, "name", None) not in REMOVED]
 
     def each_context(self, request: HttpRequest) -> dict[str, Any]:
         """With what every page of the organization must say."""
@@ -141,17 +135,6 @@ class LensAdminSite(UnfoldAdminSite):
         extra_context: dict[str, Any] | None = None,  # noqa: ARG002  Django's signature
     ) -> HttpResponse:
         """There are no pages by app: the menu goes by task."""
-        return HttpResponseRedirect(reverse("admin:index", current_app=self.name))
-
-    def switch(self, request: HttpRequest) -> HttpResponse:
-        """Work in another of the person's organizations from now on."""
-        from apps.orgs.session import organization_switch  # noqa: PLC0415  models load after the site
-
-        try:
-            org = organization_switch(request, request.POST.get("org", ""))
-        except NotFound as error:
-            raise Http404 from error
-        messages.success(request, f"You now work in {org.name}.")
         return HttpResponseRedirect(reverse("admin:index", current_app=self.name))
 
     def search(

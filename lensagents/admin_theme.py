@@ -26,7 +26,6 @@ UNFOLD: dict[str, Any] = {
     "SITE_TITLE": "Lens Agents",
     "SITE_HEADER": "Lens Agents",
     "SITE_SUBHEADER": "lensagents.admin_navigation.organization_name",
-    "SITE_DROPDOWN": "lensagents.admin_navigation.organizations",
     "SITE_SYMBOL": "shield_person",
     "SITE_URL": None,
     "SITE_FAVICONS": [{"rel": "icon", "href": favicon, "type": "image/svg+xml"}],

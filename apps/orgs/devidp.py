@@ -4,7 +4,7 @@ Whoever reaches it signs in as anybody, so it starts only beside the embedded de
 loopback. The platform treats it like any other provider, except that its one key has no `kid` and
 that it may be reached over http.
 
-Its port is chosen once and kept in the data folder: identities are keyed by issuer, and the issuer
+Its port is chosen once and kept in the data folder: a provider's issuer never changes, and it
 contains the port.
 """
 

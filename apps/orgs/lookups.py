@@ -6,12 +6,6 @@ from apps.common.lookups import TEXT, UUID, LookUp
 
 BOOLEAN = "boolean"
 
-# The organizations that a person has something to do with; whether they open is asked in each.
-MEMBERSHIPS = LookUp(
-    "memberships",
-    "SELECT DISTINCT org_id FROM orgs_membership WHERE user_id = %s LIMIT 200",
-    takes=(UUID,),
-)
 SESSION = LookUp("session", "SELECT org_id FROM orgs_usersession WHERE id = %s", takes=(UUID,))
 ORGANIZATION = LookUp(
     "organization", "SELECT id FROM orgs_organization WHERE slug = %s", takes=(TEXT,)

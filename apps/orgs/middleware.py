@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from django.http import HttpRequest, HttpResponse
 
-    from apps.orgs.models import BreakGlass
+    from apps.orgs.models import BreakGlass, UserSession
 
 API = "/api/"
 READING = ("GET", "HEAD", "OPTIONS")
@@ -43,9 +43,10 @@ class OrganizationMiddleware:
             if access is not None:
                 with scope(access.org_id):
                     return self._as_operator(request, access)
-            if request.user.is_authenticated and _is_over(request):
+            row = None if session.is_over(request.session) else session.row_of(request)
+            if request.user.is_authenticated and row is None:
                 auth.logout(request)
-            _place(request)
+            _place(request, row)
             org = request.org  # type: ignore[attr-defined]  # ours, on Django's class
             if org is None:
                 return self.get_response(request)
@@ -94,17 +95,11 @@ def _ways_out() -> tuple[str, str]:
     return reverse("operator_end"), reverse("logout")
 
 
-def _is_over(request: HttpRequest) -> bool:
-    return session.is_over(request.session) or session.row_of(request) is None
-
-
-def _place(request: HttpRequest) -> None:
-    org = actor = None
-    if isinstance(request.user, User) and request.user.is_authenticated:
-        org = session.organization_chosen(request)
-        if org is not None:
-            with scope(org.pk):
-                by_group = session.is_home(request, org.pk)
-                actor = actor_for(request.user, org, by_group=by_group)
-    request.org = org if actor else None  # type: ignore[attr-defined]  # ours, on Django's class
+def _place(request: HttpRequest, row: UserSession | None) -> None:
+    """In the organization whose provider began the session, as long as that is in use."""
+    actor = None
+    if row is not None and row.idp.working_at is not None:
+        with scope(row.org_id):
+            actor = actor_for(row.user, row.org)
+    request.org = row.org if row and actor else None  # type: ignore[attr-defined]  # ours, on Django's class
     request.actor = actor  # type: ignore[attr-defined]  # same

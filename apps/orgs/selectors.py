@@ -39,7 +39,8 @@ def strongest(*roles: str) -> str:
 
 def live_membership(prefix: str = "") -> Q:
     """Memberships of which some part counts now; `prefix` leads to them (`memberships__`)."""
-    return _role_by_hand(prefix) | ~Q(**{f"{prefix}group_role": ""})
+    by_hand = ~Q(**{f"{prefix}manual_role": ""}) & _not_ended(prefix)
+    return by_hand | ~Q(**{f"{prefix}group_role": ""})
 
 
 def live_admin(prefix: str = "") -> Q:
@@ -50,32 +51,28 @@ def live_admin(prefix: str = "") -> Q:
 
 def live_team_membership(prefix: str = "") -> Q:
     """The same for memberships in teams."""
-    return Q(**{f"{prefix}by_group": True}) | _team_by_hand(prefix)
+    return Q(**{f"{prefix}by_group": True}) | (Q(**{f"{prefix}by_hand": True}) & _not_ended(prefix))
 
 
-def role_now(membership: Membership, *, by_group: bool = True) -> str:
+def role_now(membership: Membership) -> str:
     """The organization role that counts now, also before a sweep has seen that a part ended."""
     end = membership.expires_at
     by_hand = membership.manual_role if end is None or end > clock.now() else ""
-    return strongest(by_hand, membership.group_role if by_group else "")
+    return strongest(by_hand, membership.group_role)
 
 
-def actor_for(user: User, org: Organization, *, by_group: bool = True) -> Actor | None:
-    """The person as an actor in this organization; None without a membership that counts.
-
-    `by_group` False leaves out what groups gave: nobody knows whether they still do.
-    """
+def actor_for(user: User, org: Organization) -> Actor | None:
+    """The person as an actor in this organization; None without a membership that counts."""
     membership = (
         Membership.objects.filter(org=org, user=user, user__is_active=True, org__closed_at=None)
         .select_related("user")
         .first()
     )
-    role = role_now(membership, by_group=by_group) if membership else ""
+    role = role_now(membership) if membership else ""
     if membership is None or not role:
         return None
-    in_teams = live_team_membership() if by_group else _team_by_hand()
     team_ids = tuple(
-        membership.team_memberships.filter(in_teams, team__deleted_at=None)
+        membership.team_memberships.filter(live_team_membership(), team__deleted_at=None)
         .order_by("team")
         .values_list("team", flat=True)
     )
@@ -88,13 +85,6 @@ def actor_for(user: User, org: Organization, *, by_group: bool = True) -> Actor 
         project_roles=_project_roles(org, team_ids),
         team_ids=team_ids,
     )
-
-
-def organizations_of(user: User, *, by_group: bool = True) -> QuerySet[Organization]:
-    """The organizations that the person may open."""
-    counts = live_membership() if by_group else _role_by_hand()
-    held = Membership.objects.filter(counts, user=user, user__is_active=True)
-    return Organization.objects.filter(pk__in=held.values("org"), closed_at=None).order_by("name")
 
 
 def organizations_visible(actor: Actor | None) -> QuerySet[Organization]:
@@ -152,14 +142,6 @@ def visible(
 def projects_of(actor: Actor, role: str | None = None) -> list[uuid.UUID]:
     """The projects on which the actor holds `role` (None: any) through a team."""
     return [project for project, held in actor.project_roles if role in (None, held)]
-
-
-def _role_by_hand(prefix: str = "") -> Q:
-    return ~Q(**{f"{prefix}manual_role": ""}) & _not_ended(prefix)
-
-
-def _team_by_hand(prefix: str = "") -> Q:
-    return Q(**{f"{prefix}by_hand": True}) & _not_ended(prefix)
 
 
 def _not_ended(prefix: str) -> Q:

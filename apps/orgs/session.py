@@ -1,28 +1,23 @@
 """What a web session may open.
 
-A session is as good as the provider that made it. It opens the organizations whose own provider
-has the same issuer, and no other, though the person may be a member there: else the administrator
-of one organization's provider could enter another organization as somebody who belongs to both.
-
-What groups gave counts only in the organization whose provider the person came in by: there it was
-replaced by this very sign-in, elsewhere it may be as old as the last one.
+A session is as good as the provider that made it: it opens the organization whose provider that is,
+and no other, though the person may be a member there. Else the administrator of one organization's
+provider could enter another organization as somebody who belongs to both. So a person of two
+organizations signs in at each; and what groups gave was replaced by this very sign-in.
 """
 
 from __future__ import annotations
 
 import time
-import uuid
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 from django.conf import settings
 from django.contrib import auth
 
-from apps.common.errors import NotFound
 from apps.common.tenancy import edge, scope
 from apps.orgs import lookups
 from apps.orgs.addresses import address_of
-from apps.orgs.models import IdentityProvider, Organization, User, UserSession
-from apps.orgs.selectors import organizations_of
+from apps.orgs.models import Organization, User, UserSession
 from apps.orgs.services.break_glass import break_glass_live
 from apps.orgs.services.sessions import live_session, session_begin, sessions_end
 
@@ -30,12 +25,9 @@ if TYPE_CHECKING:
     from django.contrib.sessions.backends.base import SessionBase
     from django.http import HttpRequest
 
-    from apps.orgs.models import BreakGlass, SetupLink
+    from apps.orgs.models import BreakGlass, IdentityProvider, SetupLink
     from apps.orgs.services.sessions import Arrival
 
-ORG: Final = "org"
-HOME: Final = "home"
-ISSUER: Final = "issuer"
 STARTED: Final = "signed_in_at"
 ROW: Final = "row"
 SETUP_UNTIL: Final = "setup_until"
@@ -59,8 +51,6 @@ def begin(request: HttpRequest, user: User, idp: IdentityProvider, arrival: Arri
         agent=request.headers.get("User-Agent", ""),
     )
     request.session[ROW] = str(row.pk)
-    request.session[ORG] = request.session[HOME] = str(idp.org_id)
-    request.session[ISSUER] = idp.issuer
     request.session[STARTED] = int(time.time())
 
 
@@ -88,46 +78,6 @@ def is_over(session: SessionBase) -> bool:
     started = session.get(STARTED)
     age = settings.SESSION_HOURS * 3600
     return not isinstance(started, int) or not 0 <= time.time() - started < age
-
-
-def organizations_open(request: HttpRequest) -> list[Organization]:
-    """The organizations that the signed-in person may open in this session, by name."""
-    if not isinstance(request.user, User) or operator_access(request) is not None:
-        return []
-    found = (_opened(request, org_id) for org_id in lookups.MEMBERSHIPS.ids(request.user.pk))
-    return sorted((org for org in found if org), key=lambda org: org.name)
-
-
-def organization_chosen(request: HttpRequest) -> Organization | None:
-    """Where the person works: the last choice if it still opens, else the first that does."""
-    chosen = request.session.get(ORG)
-    found = _opened(request, uuid.UUID(chosen)) if chosen else None
-    return found or next(iter(organizations_open(request)), None)
-
-
-def _opened(request: HttpRequest, org_id: uuid.UUID) -> Organization | None:
-    """The organization if it opens, looked at in its own scope."""
-    with edge(), scope(org_id):
-        trusting = IdentityProvider.objects.filter(
-            org=org_id, issuer=request.session.get(ISSUER, ""), working_at__isnull=False
-        )
-        user = cast("User", request.user)
-        rows = organizations_of(user, by_group=is_home(request, org_id))
-        return rows.filter(pk__in=trusting.values("org")).first()
-
-
-def is_home(request: HttpRequest, org_id: uuid.UUID) -> bool:
-    """Whether it was this organization's own provider that the person came in by."""
-    return request.session.get(HOME) == str(org_id)
-
-
-def organization_switch(request: HttpRequest, org_id: str) -> Organization:
-    """Work in another organization from now on; NotFound for one that this session cannot open."""
-    org = next((row for row in organizations_open(request) if str(row.pk) == org_id), None)
-    if org is None:
-        raise NotFound("Not found.")
-    request.session[ORG] = str(org.pk)
-    return org
 
 
 def begin_break_glass(request: HttpRequest, access: BreakGlass) -> None:

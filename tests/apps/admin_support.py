@@ -13,8 +13,7 @@ from django.urls import reverse
 
 from apps.common import clock
 from apps.orgs.models import IdentityProvider, Organization, User, UserSession
-from apps.orgs.session import HOME, ORG, ROW, STARTED
-from apps.orgs.session import ISSUER as SESSION_ISSUER
+from apps.orgs.session import ROW, STARTED
 
 if TYPE_CHECKING:
     from apps.orgs.types import Actor
@@ -41,7 +40,6 @@ def browser(actor: Actor) -> Client:
         expires_at=clock.now() + dt.timedelta(hours=1),
     )
     session = client.session
-    session.update({ORG: str(org.pk), HOME: str(org.pk), SESSION_ISSUER: ISSUER})
     session.update({STARTED: int(time.time()), ROW: str(row.pk)})
     session.save()
     return client

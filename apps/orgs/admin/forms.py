@@ -21,7 +21,7 @@ WAITING = ("client_id", "scopes", "algorithms")
 
 
 class ProviderForm(OrgForm):
-    """The issuer is chosen once: accounts are known by it. The secret is never shown."""
+    """The issuer is chosen once: another one names others. The secret is never shown."""
 
     fixed = ("issuer",)
     aliases = {"secret": "client_secret"}

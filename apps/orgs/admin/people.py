@@ -18,7 +18,7 @@ from apps.common.admin import OrgModelAdmin
 from apps.common.admin_display import badge, badge_column, button
 from apps.common.admin_forms import OrgForm, is_new
 from apps.orgs import selectors, services
-from apps.orgs.models import Identity, IdentityProvider, Membership, Team
+from apps.orgs.models import Identity, Membership, Team
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -97,8 +97,7 @@ class MembershipAdmin(OrgModelAdmin):
         """The members of the organization."""
         rows = selectors.memberships_visible(actor)
         # Where else somebody signs in is not this organization's to know.
-        issuers = IdentityProvider.objects.filter(org=actor.org_id).values("issuer")
-        own = Prefetch("user__identities", Identity.objects.filter(issuer__in=issuers))
+        own = Prefetch("user__identities", Identity.objects.filter(org=actor.org_id))
         return rows.prefetch_related("teams", own)
 
     def get_form(self, request: Any, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:  # noqa: FBT001, FBT002  Django's signature

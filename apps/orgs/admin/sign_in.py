@@ -88,6 +88,7 @@ class IdentityProviderAdmin(OrgModelAdmin):
         return [
             f"{row.domains.count()} e-mail domains and {row.mappings.count()} group mappings go.",
             "Who signed in through it stays a member, and signs in through another provider.",
+            "Connected again, it knows nobody: the verified address binds each account anew.",
         ]
 
     @admin.display(description="State")

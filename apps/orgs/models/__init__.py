@@ -9,11 +9,12 @@ from apps.orgs.models.oauth import (
     OAuthIDToken,
     OAuthRefreshToken,
 )
-from apps.orgs.models.people import Identity, SetupLink, User
+from apps.orgs.models.people import SetupLink, User
 from apps.orgs.models.sign_in import (
     BreakGlass,
     EmailDomain,
     GroupMapping,
+    Identity,
     IdentityProvider,
     Invitation,
     InvitationTeam,

@@ -1,4 +1,4 @@
-"""People. Nobody has a password: an identity provider says who they are, by (issuer, sub)."""
+"""People. Nobody has a password: their organizations' identity providers say who they are."""
 
 from __future__ import annotations
 
@@ -80,24 +80,6 @@ class User(Row, AbstractBaseUser):
     def has_module_perms(self, _app_label: str) -> bool:
         """See `has_perm`."""
         return False
-
-
-class Identity(Row):
-    """One sign-in identity of a person: the pair (issuer, sub) of OpenID Connect Core section 2."""
-
-    user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="identities")
-    issuer = models.CharField(max_length=500)
-    subject = models.CharField(max_length=255)
-    last_login_at = models.DateTimeField(null=True, blank=True)
-
-    class Meta:
-        verbose_name_plural = "identities"
-        constraints = [
-            models.UniqueConstraint(fields=["issuer", "subject"], name="identity_issuer_subject")
-        ]
-
-    def __str__(self) -> str:
-        return f"{self.subject} at {self.issuer}"
 
 
 class SetupLink(Row):

@@ -58,6 +58,30 @@ class IdentityProvider(TenantRow):
         return self.name
 
 
+class Identity(TenantRow):
+    """Whom a provider means by a subject (`sub`, OpenID Connect Core section 2).
+
+    Of the provider and not of its issuer: many organizations may have connected one issuer, and
+    what one of them lets it say is nothing to the others. It may also call a person otherwise to
+    each of its clients (pairwise subjects, section 8).
+    """
+
+    user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="identities")
+    idp = models.ForeignKey(IdentityProvider, on_delete=models.CASCADE, related_name="identities")
+    subject = models.CharField(max_length=255)
+    last_login_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        verbose_name_plural = "identities"
+        constraints = [
+            models.UniqueConstraint(fields=["idp", "subject"], name="identity_subject_once"),
+            models.UniqueConstraint(fields=["idp", "user"], name="identity_user_once"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.subject} at {self.idp}"
+
+
 class EmailDomain(TenantRow):
     """A domain whose addresses are this provider's to vouch for, once it is verified.
 

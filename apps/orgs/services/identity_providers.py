@@ -109,7 +109,8 @@ def idp_update(
     actor: Actor,
 ) -> IdentityProvider:
     """Change what is given; None keeps. On a provider in use, client ID, secret, scopes and
-    algorithms wait for a test sign-in. The issuer never changes: identities are keyed by it."""
+    algorithms wait for a test sign-in. The issuer never changes: another one means others by its
+    subjects."""
     require(actor, "idp.update", idp)
     idp = rows.locked(idp)
     claim = _claim(group_claim) if group_claim is not None else None
@@ -182,7 +183,8 @@ def idp_disable(idp: IdentityProvider, *, actor: Actor) -> IdentityProvider:
 
 @transaction.atomic
 def idp_delete(idp: IdentityProvider, *, actor: Actor) -> None:
-    """With its domains, group mappings and sessions. Conflict while it is in use."""
+    """With its domains, group mappings and sessions, and whom its subjects mean. Conflict while it
+    is in use."""
     require(actor, "idp.delete", idp)
     idp = rows.locked(idp)
     if idp.working_at is not None:

@@ -63,7 +63,7 @@ def live_session(session_id: str, user: User) -> UserSession | None:
         UserSession.objects.filter(
             pk=session_id, user=user, ended_at=None, expires_at__gt=clock.now()
         )
-        .select_related("idp", "org")
+        .select_related("idp", "org", "user")
         .first()
     )
 

@@ -178,9 +178,9 @@ def setup_organization(
 
 @transaction.atomic
 def setup_admin_change(org: Organization, *, email: str) -> User:
-    """Correct the first admin's address. Conflict once that person has an identity somewhere."""
+    """Correct the first admin's address. Conflict once that person has signed in here."""
     admin = rows.locked(first_admin(org))
-    if is_finished() or admin.identities.exists():
+    if is_finished() or admin.identities.filter(org=org).exists():
         raise Conflict("The first admin has signed in already.")
     taken = "Another person has this address."
     changes = rows.update(admin, {"email": plain_address(email).lower()}, taken=taken)
@@ -217,7 +217,7 @@ def setup_complete(
         _must_be_first_admin(idp, claims)
     admin = prove(idp, claims, fingerprint)
     idp_enable(idp, actor=SETUP)
-    came_in(idp, admin.identities.get(issuer=idp.issuer))
+    came_in(idp, admin.identities.get(idp=idp))
     return admin
 
 

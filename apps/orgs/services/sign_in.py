@@ -1,9 +1,10 @@
 """From what a provider says to a person who may come in; and the trail of both outcomes.
 
-An identity is the pair (issuer, sub), never an e-mail address: addresses are reassigned, and any
-provider can claim any of them. An address is used once, to bind the first identity at an issuer to
-the person whom the provider's own organization has invited under it, or to a new person when the
-domain is proven to be this provider's and one of its groups is mapped.
+An identity is the pair (provider, sub), never an e-mail address: addresses are reassigned, and any
+provider can claim any of them. An address is used once, to bind the first identity at a provider to
+the person whom its own organization has invited under it, or to a new person when the domain is
+proven to be this provider's and one of its groups is mapped. The provider is an organization's own
+row, not its issuer: others may have connected that too, and none speaks for another.
 """
 
 from __future__ import annotations
@@ -147,15 +148,15 @@ def check_domain(idp: IdentityProvider, email: str, *, testing: bool = False) ->
 
 @transaction.atomic
 def identity_bind(idp: IdentityProvider, claims: Mapping[str, Any], user: User) -> Identity:
-    """Bind (issuer, sub) to the person; SignInError when either side is bound already."""
-    taken = user.identities.filter(issuer=idp.issuer).exists() or _identity(idp, claims)
+    """Bind (provider, sub) to the person; SignInError when either side is bound already."""
+    taken = user.identities.filter(idp=idp).exists() or _identity(idp, claims)
     if taken:
         raise SignInError(
             "identity_taken",
             "This account belongs to another person here. Ask your administrator.",
-            detail=f"{user.email} has another identity at this issuer, or the identity a person",
+            detail=f"{user.email} has another account at this provider, or it is another person's",
         )
-    identity = Identity(user=user, issuer=idp.issuer, subject=claims["sub"])
+    identity = Identity(org_id=idp.org_id, idp=idp, user=user, subject=claims["sub"])
     rows.insert(identity, taken="This account was bound to somebody at the same time.")
     _note(idp, user, SignInAction.IDENTITY_BIND)
     return identity
@@ -236,11 +237,7 @@ def _refused(idp: IdentityProvider | None, refusal: SignInError, action: str, st
 
 
 def _identity(idp: IdentityProvider, claims: Mapping[str, Any]) -> Identity | None:
-    return (
-        Identity.objects.filter(issuer=idp.issuer, subject=claims["sub"])
-        .select_related("user")
-        .first()
-    )
+    return Identity.objects.filter(idp=idp, subject=claims["sub"]).select_related("user").first()
 
 
 def _newcomer(

@@ -54,22 +54,24 @@ _LIBRARY_SETTINGS = {
 @require_http_methods(["GET", "HEAD", "POST"])
 @throttled("login", times=300)
 def login(request: HttpRequest, slug: str = "") -> HttpResponse:
-    """Where everybody without a session arrives; works without JavaScript.
+    """Where everybody without a session arrives, and who wants to work in another organization;
+    works without JavaScript.
 
     Whoever types an e-mail address is sent to the provider of its domain. Nothing here depends on
     whether the person exists.
     """
-    onward = safe_next(request)
-    if getattr(request, "actor", None) is not None:
-        return redirect(onward or "/")
+    onward, here = safe_next(request), getattr(request, "org", None)
     wanted = slug or request.GET.get("organization", "").strip().lower()
     email = request.POST.get("email", "").strip() if request.method == "POST" else ""
+    if here is not None and not email and wanted in ("", here.slug):
+        return redirect(onward or "/")
     providers = home_of(email) if email else _ways(wanted)
     if email:
         request.session[session.HINT] = email if providers else ""
     context = {
         "next": onward,
         "signed_in": request.user if request.user.is_authenticated else None,
+        "here": here,
         "asked": wanted,
         "email": email,
         "providers": providers if wanted or email or len(providers) == 1 else [],

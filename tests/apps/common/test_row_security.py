@@ -21,6 +21,7 @@ from apps.audit.models import AuditEvent
 from apps.common import row_security
 from apps.common.tenancy import NOBODY
 from apps.common.tenant_guard import has_organization, tenant_models
+from apps.orgs.models import Identity, IdentityProvider, Membership
 from apps.orgs.services.invitations import invitation_create
 from tests import factories
 
@@ -44,6 +45,9 @@ def worlds() -> tuple[World, World]:
     found = factories.acme(), factories.globex()
     for world in found:
         invitation_create(world.org, email="new@x.example", teams=[world.team], actor=world.admin)
+        idp = IdentityProvider.objects.create(org=world.org, issuer="https://x.example")
+        person = Membership.objects.filter(org=world.org)[0].user
+        Identity.objects.create(org=world.org, idp=idp, user=person, subject="1")
     return found
 
 

@@ -11,6 +11,7 @@ from apps.audit.models import AuditEvent
 from apps.orgs import services
 from apps.orgs.models import (
     Identity,
+    IdentityProvider,
     Membership,
     Organization,
     Project,
@@ -19,7 +20,7 @@ from apps.orgs.models import (
     User,
 )
 from tests import factories
-from tests.apps.admin_support import ISSUER, browser, errors, form_data, url
+from tests.apps.admin_support import browser, errors, form_data, url
 
 if TYPE_CHECKING:
     from tests.factories import World
@@ -233,14 +234,22 @@ def test_a_sign_in_elsewhere_is_not_seen_here(acme: World, globex: World) -> Non
     )
     client = browser(globex.admin)
     when = dt.datetime(2031, 5, 17, 13, 47, tzinfo=dt.UTC)
-    identity = Identity.objects.create(
-        user=row.user, issuer="https://acme.example", subject="a", last_login_at=when
-    )
+    browser(acme.admin)
+    idps = {idp.org_id: idp for idp in IdentityProvider.objects.all()}
+    theirs = Identity(org=acme.org, idp=idps[acme.org.pk], user=row.user, subject="a")
+    theirs.last_login_at = when
+    theirs.save()
     pages = [url(Membership, "changelist"), url(Membership, "change", row.pk)]
     for page in pages:
         text = client.get(page).content.decode()
         assert row.user.email in text
         assert "2031" not in text
-    Identity.objects.filter(pk=identity.pk).update(issuer=ISSUER)
+    Identity.objects.create(
+        org=globex.org,
+        idp=idps[globex.org.pk],
+        user=row.user,
+        subject="a",
+        last_login_at=when,
+    )
     for page in pages:
         assert "2031" in client.get(page).content.decode()

@@ -43,7 +43,7 @@ def test_whole_setup_ends_signed_in(browser: Browser, dev_idp: DevIdp) -> None:
     assert browser.path == "/"
     assert browser.page.status_code == 200
     identity = Identity.objects.get()
-    assert (identity.issuer, identity.subject) == (dev_idp.issuer, "admin")
+    assert (identity.idp.issuer, identity.subject) == (dev_idp.issuer, "admin")
     assert identity.user.email == "admin@example.com"
     assert IdentityProvider.objects.get().working_at is not None
     actions = list(AuditEvent.objects.order_by("at", "id").values_list("action", flat=True))

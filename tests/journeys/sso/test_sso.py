@@ -197,7 +197,7 @@ def test_two_providers_at_once_with_groups(deployment: Deployment, browser: Chro
         assert browser.url == f"{deployment.url}/", browser.text
         assert role_and_teams(idp.org, email) == role
         identity = Identity.objects.get(user__email=email)
-        assert (identity.issuer, identity.subject) == (idp.issuer, login)
+        assert (identity.idp, identity.subject) == (idp, login)
     assert browser.dialogs == 0
 
 
