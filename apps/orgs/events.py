@@ -25,6 +25,7 @@ class OrgAction(StrEnum):
     MEMBERSHIP_GROUPS = "membership.groups"
     MEMBERSHIP_EXPIRE = "membership.expire"
     MEMBERSHIP_KEEP = "membership.keep"
+    MEMBERSHIP_FORGET = "membership.forget_sign_in"
     MEMBERSHIP_DELETE = "membership.delete"
     INVITATION_CREATE = "invitation.create"
     INVITATION_REVOKE = "invitation.revoke"

@@ -19,7 +19,7 @@ import apps
 from apps.agents import services as agents
 from apps.common import clock
 from apps.connections import services as connections
-from apps.orgs.models import Membership, UserSession
+from apps.orgs.models import Identity, Membership, UserSession
 from apps.orgs.services.break_glass import break_glass_request
 from apps.orgs.services.domains import domain_create
 from apps.orgs.services.identity_providers import (
@@ -165,6 +165,13 @@ def _session(world: World) -> UserSession:
     )
 
 
+def _signed_in(world: World) -> Membership:
+    """Somebody whose account at a provider is known."""
+    row, idp = _membership(world), _provider(world)
+    Identity.objects.create(org=world.org, idp=idp, user=row.user, subject="sub")
+    return row
+
+
 def _sandbox(world: World) -> Sandbox:
     return Sandbox.objects.create(
         org=world.org,
@@ -228,6 +235,7 @@ RECIPES: dict[str, Recipe] = {
     "invitation_revoke": Recipe(_invitation),
     "session_end": Recipe(_session),
     "membership_renew": Recipe(_membership),
+    "identity_forget": Recipe(_signed_in),
     "break_glass_approve": Recipe(_operator_access),
     "break_glass_refuse": Recipe(_operator_access),
     "break_glass_end": Recipe(_operator_access),

@@ -90,7 +90,7 @@ class MembershipAdmin(OrgModelAdmin):
     fieldsets = (
         (None, {"fields": (("person", "email"), ("last_login", "given_by"), "role", "member_of")}),
     )
-    actions_detail = ("renew",)
+    actions_detail = ("renew", "forget")
     add_fieldsets = ((None, {"fields": (("email", "name"), "role", "member_of")}),)
 
     def visible(self, actor: Actor) -> QuerySet[Membership]:
@@ -159,6 +159,29 @@ class MembershipAdmin(OrgModelAdmin):
             text=f"What was given by hand counts for {request.org.manual_days} days from now.",
             button="Renew",
             run=lambda row: services.membership_renew(row, actor=request.actor),
+        )
+
+    def has_forget_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Whether to offer the button."""
+        row = self.row(request, obj)
+        accounts = Identity.objects.filter(org=row.org_id, user=row.user_id) if row else None
+        known = accounts is None or accounts.exists()
+        return known and self.admin_site.allows(request, "membership.update", row)
+
+    @button("Forget sign-in", permission="forget", icon="person_off", look="danger")
+    def forget(self, request: Any, object_id: str) -> HttpResponse:
+        """For a person whose account at the provider is another one now."""
+        email = self.reached(request, object_id, "update").user.email
+        return self.confirmed(
+            request,
+            object_id,
+            verb="update",
+            title="Forget this sign-in",
+            text="The person's account at the provider is no longer known, and sessions here end. "
+            f"The next account that comes with the verified address {email} is this person. "
+            "Role and teams stay.",
+            button="Forget sign-in",
+            run=lambda row: services.identity_forget(row, actor=request.actor),
         )
 
     @admin.display(description="Given by")

@@ -24,6 +24,7 @@ from apps.orgs.services.identity_providers import (
 from apps.orgs.services.invitations import Invited, invitation_create, invitation_revoke
 from apps.orgs.services.mappings import mapping_create, mapping_delete, mapping_update
 from apps.orgs.services.memberships import (
+    identity_forget,
     membership_remove,
     membership_renew,
     membership_update,
@@ -48,6 +49,7 @@ __all__ = [
     "domain_verify",
     "grant_remove",
     "grant_set",
+    "identity_forget",
     "idp_create",
     "idp_delete",
     "idp_disable",

@@ -18,6 +18,7 @@ from apps.orgs import revision
 from apps.orgs.access import require
 from apps.orgs.events import OrgAction
 from apps.orgs.models import (
+    Identity,
     Invitation,
     Membership,
     OAuthAccessToken,
@@ -100,6 +101,29 @@ def membership_renew(membership: Membership, *, actor: Actor) -> Membership:
     note(actor, OrgAction.MEMBERSHIP_RENEW, membership, changes)
     revision.bump()
     return membership
+
+
+@transaction.atomic
+def identity_forget(membership: Membership, *, actor: Actor) -> None:
+    """Forget which accounts are this person's here: the next one with the address, which a provider
+    has verified, is bound anew. Ends the person's sessions here.
+
+    For a person whom the provider calls otherwise since, or whose account was another's. Conflict
+    for the last admin, who might not come back, and when there is nothing to forget.
+    """
+    require(actor, "membership.update", membership)
+    lock_organization(membership.org_id)
+    membership = rows.locked(membership)
+    keep_an_admin(membership)
+    org_id, user = membership.org_id, membership.user
+    held = Identity.objects.filter(org=org_id, user=user).order_by("subject")
+    subjects = list(held.values_list("subject", flat=True))
+    if not subjects:
+        raise Conflict("There is nothing to forget: nobody has signed in as this person.")
+    held.delete()
+    ended = sessions_end(UserSession.objects.filter(org=org_id, user=user), by="admin")
+    changes: rows.Changes = {"accounts": (subjects, [])}
+    note(actor, OrgAction.MEMBERSHIP_FORGET, membership, changes, sessions_ended=ended)
 
 
 @transaction.atomic
