@@ -12,6 +12,7 @@ Rules.
 
 from __future__ import annotations
 
+import errno
 import hmac
 import logging
 import socket
@@ -46,6 +47,8 @@ TTL_SECONDS = 60
 MAX_QUESTION = 16 * 1024
 MAX_CONNECTIONS = 256
 IDLE_SECONDS = 30.0
+# Out of descriptors or memory, or a peer that is gone already: over in a moment.
+_PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED)
 logger = logging.getLogger(__name__)
 
 
@@ -181,10 +184,9 @@ class Broker:
         while True:
             try:
                 peer, _ = self._listener.accept()
-            except OSError:
-                if self._listener.fileno() < 0:
+            except OSError as error:
+                if error.errno not in _PASSING:
                     return
-                # Out of descriptors or a peer that is gone already: neither must end the loop.
                 time.sleep(0.01)
                 continue
             if not is_ours(peer) or not self._places.acquire(blocking=False):
