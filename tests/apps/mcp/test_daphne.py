@@ -75,6 +75,7 @@ async def ran(client: Client, command: str) -> dict[str, Any]:
     result = await client.call_tool("shell_exec", {"command": command})
     answer: dict[str, Any] | None = result.structured_content
     assert answer is not None
+    assert not result.is_error, answer
     return answer
 
 
