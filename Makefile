@@ -5,8 +5,8 @@ PY := .venv/bin/python
 RUN := .venv/bin
 ARGS ?=
 NAME ?=
-# Tests run in two processes: more would only wait for each other on the machines this is built on.
-WORKERS ?= 2
+# Tests wait for processes and clocks as much as they compute: three at a time keep two cores busy.
+WORKERS ?= 3
 PYTEST_ARGS ?=
 
 .PHONY: help demo up test test-sso test-pages lint format bench attacks fuzz simulator test-clients lock embedded dev
