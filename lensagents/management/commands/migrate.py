@@ -45,11 +45,15 @@ class Command(migrate.Command):
 
 
 def _check_owner(connection: BaseDatabaseWrapper) -> None:
-    """Refuse before anything is changed; only the owner of a table may alter it."""
+    """Refuse before anything is changed; only the owner of a table may alter it.
+
+    Asked of one table of ours: others in the database may be somebody else's.
+    """
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT session_user, tableowner FROM pg_tables"
-            " WHERE schemaname = current_schema() AND tableowner <> session_user LIMIT 1"
+            " WHERE schemaname = current_schema() AND tablename = 'django_migrations'"
+            " AND tableowner <> session_user"
         )
         found = cursor.fetchone()
     if found:
